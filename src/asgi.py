@@ -1,0 +1,100 @@
+"""The composition root: `create_app` builds everything a process shares, once, and hands it down.
+
+Any ASGI server can run it: `granian --interface asgi --factory src.asgi:create_app`. The app's lifespan owns the
+gRPC server, so whichever server is used, with however many workers, both protocols come up and drain together.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from genkit import ActionKind, Genkit
+from starlette.types import ASGIApp
+
+from src.app_init import build_genkit
+from src.config import ConfigError, Settings, exit_with, load_settings_or_exit
+from src.flows import Flows
+from src.image_fetch import ImageFetcher
+from src.llm import Llm
+from src.observability.logs import configure_logging
+from src.rest import build_rest
+from src.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The service as an ASGI app.
+
+    Args:
+        settings: Taken from the environment when not given; a wrong one then ends the process with status 2.
+    """
+    settings = settings or load_settings_or_exit()
+    configure_logging(settings)
+    try:
+        ai = build_genkit(settings)
+    except ConfigError as error:
+        exit_with(str(error))
+    images = ImageFetcher()
+    runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), images))
+    service = Service(settings, ai, runner, images)
+    return build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+
+
+class Service:
+    """What lives from start-up to shutdown of a process.
+
+    Attributes:
+        ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
+    """
+
+    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, images: ImageFetcher) -> None:
+        self.ready = False
+        self._settings = settings
+        self._ai = ai
+        self._runner = runner
+        self._images = images
+
+    @asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Bring gRPC up beside REST; at the end drain it."""
+        await self._resolve_model()
+        async with self._grpc():
+            self.ready = True
+            self._announce()
+            try:
+                yield
+            finally:
+                self.ready = False
+                log.info("shutting down", grace=self._settings.shutdown_grace)
+        await self._images.aclose()
+
+    async def _resolve_model(self) -> None:
+        """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""
+        if await self._ai.registry.resolve_action(ActionKind.MODEL, self._settings.model) is None:
+            raise ConfigError(f"MODEL={self._settings.model!r} (--model): the provider has no such text model")
+
+    @asynccontextmanager
+    async def _grpc(self) -> AsyncIterator[None]:
+        if not self._settings.grpc_enabled:
+            yield
+            return
+        from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
+
+        server = GrpcServer(self._settings, self._runner)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(self._settings.shutdown_grace)
+
+    def _announce(self) -> None:
+        settings = self._settings
+        rest = f"http://{settings.host}:{settings.port}"
+        places = {"rest": rest}
+        if settings.debug:
+            places["docs"] = f"{rest}/docs"
+        if settings.grpc_enabled:
+            places["grpc"] = f"{settings.host}:{settings.grpc_port}"
+        log.info("service is up", model=settings.model, **places)

@@ -1,0 +1,231 @@
+"""Settings: the only reader of the environment, and the source of the command line's flags.
+
+Precedence: flag > environment > `.<env>.env` > `.env` > default. Defaults are closed: whoever configures nothing
+gets a production service that refuses to start until a model is named.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GEMINI_FLASH = "googleai/gemini-flash-latest"
+OFFLINE_MODEL = "offline/demo"
+MODEL_PROVIDERS = ("googleai", "ollama", "offline", "openai")
+
+
+class ConfigError(Exception):
+    """A setting is wrong. The message is one line for each, naming variable, value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """The flag of a setting where it is not simply `--<field-name> VALUE`; `value` is what the bare flag sets."""
+
+    name: str
+    value: bool | None = None
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. A field's environment variable is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, env_file_encoding="utf-8"
+    )
+
+    app_env: Annotated[str, Flag("--env")] = Field(
+        "", pattern=r"^[A-Za-z0-9_-]*$", description="Name of the environment: `.<name>.env` is read before `.env`."
+    )
+    debug: Annotated[bool, Flag("--debug", True)] = Field(
+        False, description="Open the development conveniences: API docs, gRPC reflection, the embedded model."
+    )
+    host: str = Field(
+        default_factory=lambda data: "127.0.0.1" if data.get("debug") else "0.0.0.0",  # noqa: S104
+        description="Address both servers bind; 0.0.0.0 unless debug, where it is 127.0.0.1.",
+    )
+    port: int = Field(8080, ge=1, le=65535, description="Port of the REST server.")
+    grpc_port: int = Field(50051, ge=1, le=65535, description="Port of the gRPC server.")
+    grpc_enabled: Annotated[bool, Flag("--no-grpc", False)] = Field(True, description="Serve gRPC beside REST.")
+    server: Literal["granian", "uvicorn", "hypercorn"] = Field(
+        "granian", description="The ASGI server that `python -m src` starts."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Worker processes that `python -m src` starts.")
+    log_format: Literal["json", "console"] = Field(
+        default_factory=lambda data: "console" if data.get("debug") else "json",
+        description="One JSON object a line, or coloured text; json unless debug, where it is console.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    shutdown_grace: float = Field(
+        10.0, ge=0, le=3600, description="Seconds that requests in flight may take to finish after SIGTERM."
+    )
+
+    gemini_api_key: SecretStr | None = Field(
+        None, description="Key of the Gemini API; alone it chooses Gemini Flash as the model."
+    )
+    google_gemini_base_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Another host for the Gemini API, such as a proxy."
+    )
+    openai_api_key: SecretStr | None = Field(None, description="Key of an OpenAI-compatible server.")
+    openai_base_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Base URL of an OpenAI-compatible server."
+    )
+    ollama_base_url: str = Field(
+        "http://127.0.0.1:11434", pattern=r"^https?://\S+$", description="Base URL of an Ollama server."
+    )
+    model: str = Field(
+        default_factory=lambda data: _default_model(data),
+        validate_default=True,
+        description="`googleai/<name>`, `openai/<name>`, `ollama/<name>` or `offline/demo`; no default in production.",
+    )
+    llm_timeout: int = Field(
+        120_000, ge=1, le=3_600_000, description="Milliseconds that one LLM call may take, wall clock over all of it."
+    )
+    genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
+        False, description="Record no traces at all, not even in memory."
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, model: str) -> str:
+        provider, _, name = model.partition("/")
+        if provider in MODEL_PROVIDERS and name and (provider != "offline" or model == OFFLINE_MODEL):
+            return model
+        raise ValueError(
+            f"name a model: googleai/<name> (or set GEMINI_API_KEY alone), openai/<name>, ollama/<name>, "
+            f"or {OFFLINE_MODEL} for the embedded demo"
+        )
+
+    @model_validator(mode="after")
+    def _key_for_model(self) -> Self:
+        if self.model_provider == "googleai" and self.gemini_api_key is None:
+            raise ValueError(f"GEMINI_API_KEY='': MODEL={self.model} needs a key of the Gemini API")
+        if self.model_provider == "openai" and self.openai_api_key is None and self.openai_base_url is None:
+            raise ValueError(
+                f"OPENAI_API_KEY='': MODEL={self.model} needs a key, or OPENAI_BASE_URL of a server without one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.grpc_enabled and self.port == self.grpc_port:
+            raise ValueError(f"GRPC_PORT={self.grpc_port}: PORT is the same; give each server its own (--grpc-port)")
+        return self
+
+    @property
+    def model_provider(self) -> str:
+        """The part of `model` before the slash: googleai, openai, ollama or offline."""
+        return self.model.partition("/")[0]
+
+    @property
+    def model_name(self) -> str:
+        """The part of `model` after the slash, the provider's own name for it."""
+        return self.model.partition("/")[2]
+
+
+def _default_model(data: Mapping[str, Any]) -> str:
+    if data.get("gemini_api_key"):
+        return GEMINI_FLASH
+    return OFFLINE_MODEL if data.get("debug") else ""
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from `overrides` (by field name), the environment and the env files of the working directory.
+
+    Raises:
+        ConfigError: a value is not allowed; the message has one line for each such variable.
+    """
+    overrides = dict(overrides or {})
+    env_name = overrides.get("app_env") or os.environ.get("APP_ENV", "")
+    env_files = (".env", f".{env_name}.env") if env_name else (".env",)
+    try:
+        return Settings(_env_file=env_files, **overrides)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, overrides, env_files)) from None
+
+
+def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2."""
+    try:
+        return load_settings(overrides)
+    except ConfigError as error:
+        exit_with(str(error))
+
+
+def exit_with(message: str) -> NoReturn:
+    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback."""
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: Sequence[str]) -> str:
+    """One line a mistake. Pydantic hides the inputs (a secret may be among them); ours are shown unless secret."""
+    raw = _Unvalidated(_env_file=env_files).model_extra or {}
+    lines = []
+    for mistake in error.errors(include_url=False, include_context=False):
+        if mistake["type"] == "default_factory_not_called":  # only says that an earlier one was wrong
+            continue
+        message = mistake["msg"].removeprefix("Value error, ")
+        if not mistake["loc"]:
+            lines.append(message)
+            continue
+        name = str(mistake["loc"][0])
+        field = Settings.model_fields[name]
+        value = overrides.get(name, os.environ.get(name.upper(), raw.get(name, "")))
+        shown = "'***'" if is_secret(field) else repr(value)
+        hint = f" ({flag_of(name, field).name})" if not is_secret(field) else ""
+        lines.append(f"{name.upper()}={shown}{hint}: {message}")
+    return "\n".join(lines)
+
+
+class _Unvalidated(BaseSettings):
+    """The env files' raw values, to show a wrong one as it was written."""
+
+    model_config = SettingsConfigDict(extra="allow", env_file_encoding="utf-8")
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting holds a secret: never a flag (command lines are public), never shown."""
+    return "SecretStr" in str(field.annotation)
+
+
+def flag_of(name: str, field: FieldInfo) -> Flag:
+    """The command-line flag of a setting."""
+    given = next((item for item in field.metadata if isinstance(item, Flag)), None)
+    return given or Flag("--" + name.replace("_", "-"))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        exit_with(message)
+
+
+def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings named on the command line, by field name, not yet validated.
+
+    Ends the process with status 2 on an unknown flag, with 0 after `--help`.
+    """
+    parser = _Parser(prog="python -m src", description="REST and gRPC over one set of Genkit flows.", allow_abbrev=False)
+    for name, field in Settings.model_fields.items():
+        if is_secret(field):
+            continue
+        flag = flag_of(name, field)
+        help_text = f"{field.description} [{name.upper()}]".replace("%", "%%")
+        if flag.value is None:
+            parser.add_argument(flag.name, dest=name, metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
+        else:
+            parser.add_argument(
+                flag.name, dest=name, action="store_const", const=flag.value, default=argparse.SUPPRESS, help=help_text
+            )
+    return vars(parser.parse_args(argv))
+
+
+def export(overrides: Mapping[str, Any]) -> None:
+    """Put flags where worker processes find them, whichever server starts those: into the environment."""
+    for name, value in overrides.items():
+        os.environ[name.upper()] = str(value)

@@ -1,0 +1,122 @@
+"""The one table of failures: what happened, and what each protocol says of it.
+
+Every failure a caller may meet is a `ServiceError`. Adapters never choose a status themselves, they ask the
+class: `http_status` (RFC 9110) and `grpc_code` (a name from `google.rpc.Code`).
+"""
+
+from typing import Any, ClassVar
+
+from pydantic_core import ErrorDetails
+
+
+class ServiceError(Exception):
+    """A failure with a fixed, public wording. As such it stands for a bug of ours: 500 / INTERNAL.
+
+    `detail` is sent to the caller: it never names a class, a path, an address or an upstream's own words.
+    """
+
+    slug: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    default_detail: ClassVar[str] = "The service failed to answer this request."
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or self.default_detail
+        super().__init__(self.detail)
+
+    @property
+    def is_bug(self) -> bool:
+        """Whether this is none of the expected failures: worth a traceback in the log, and someone's attention."""
+        return type(self) is ServiceError
+
+    def problem(self, request_id: str | None = None) -> dict[str, Any]:
+        """The body of an `application/problem+json` answer (RFC 9457)."""
+        body: dict[str, Any] = {
+            "type": f"urn:problem:{self.slug}",
+            "title": self.title,
+            "status": self.http_status,
+            "detail": self.detail,
+        }
+        if request_id:
+            body["request_id"] = request_id
+        return body
+
+
+class InvalidInput(ServiceError):
+    """One field of the caller's input breaks a limit that only the flow can check."""
+
+    slug = "invalid-input"
+    title = "Invalid input"
+    http_status = 422
+    grpc_code = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+    def as_validation_errors(self) -> list[dict[str, Any]]:
+        """The same in the shape of FastAPI's own 422."""
+        return [{"type": "value_error", "loc": ["body", self.field], "msg": self.message}]
+
+
+class ModelFailed(ServiceError):
+    """The LLM could not be reached, answered with an error, or broke the answer's schema."""
+
+    slug = "model-failed"
+    title = "Model failed"
+    http_status = 502
+    grpc_code = "UNAVAILABLE"
+    default_detail = "The language model failed to give a usable answer."
+
+
+class ContentBlocked(ServiceError):
+    """The LLM refused the content, or a safety filter blocked it."""
+
+    slug = "content-blocked"
+    title = "Content blocked"
+    http_status = 422
+    grpc_code = "FAILED_PRECONDITION"
+    default_detail = "The language model refused to answer this content."
+
+
+class TimedOut(ServiceError):
+    """The LLM, or the request as a whole, took longer than its limit."""
+
+    slug = "timeout"
+    title = "Timed out"
+    http_status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    default_detail = "The answer took longer than allowed."
+
+
+class ShuttingDown(ServiceError):
+    """The process is going away: another instance will answer."""
+
+    slug = "shutting-down"
+    title = "Shutting down"
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    default_detail = "The service is shutting down."
+
+
+def as_service_error(error: BaseException) -> ServiceError:
+    """The table's entry for any exception; anything unknown is a bug of ours.
+
+    Genkit wraps what a flow raises (`GenkitError` with the original as its cause), so the chain of causes is
+    searched.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ServiceError):
+            return cause
+        cause = cause.__cause__
+    bug = ServiceError()
+    bug.__cause__ = error
+    return bug
+
+
+def public_validation_errors(errors: list[ErrorDetails]) -> list[dict[str, Any]]:
+    """Pydantic's findings without what must not be echoed: the input itself, URLs and exception objects."""
+    return [{"type": e["type"], "loc": list(e["loc"]), "msg": e["msg"]} for e in errors]

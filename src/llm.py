@@ -1,0 +1,126 @@
+"""Every LLM call of the service goes through `Llm`: here a silent failure becomes an exception.
+
+Genkit does not raise when a model call fails: it returns a response whose `finish_reason` and `error` tell so. A
+caller of this module gets a usable response or one of the exceptions of `src.errors`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from genkit import FinishReason, Genkit, ModelResponse, Part, RuntimeErrorReason, Tool
+from genkit.model import ModelResponseChunk
+from pydantic import BaseModel
+
+from src.errors import ContentBlocked, ModelFailed, TimedOut
+
+log = structlog.get_logger(__name__)
+
+OutputT = TypeVar("OutputT", bound=BaseModel)
+
+USABLE = (FinishReason.STOP, FinishReason.LENGTH)
+MAX_LOGGED_CHARS = 300
+
+
+class Llm:
+    """The chosen model behind a wall-clock limit.
+
+    Args:
+        ai: The Genkit instance whose default model is called.
+        timeout: Seconds one call may take, its tool rounds and all chunks of a stream included.
+    """
+
+    def __init__(self, ai: Genkit, *, timeout: float) -> None:
+        self._ai = ai
+        self._timeout = timeout
+
+    async def text(
+        self, prompt: str | list[Part], *, system: str | None = None, on_text: Callable[[str], None] | None = None
+    ) -> str:
+        """The model's answer as text, never empty; `on_text` gets each chunk of it as it comes.
+
+        Raises:
+            ModelFailed, ContentBlocked, TimedOut: as the table of errors says.
+        """
+        if on_text is None:
+            return (await self._call(lambda: self._ai.generate(prompt=prompt, system=system))).text
+        return (await self._call(lambda: self._stream(prompt, system, on_text))).text
+
+    async def structured(
+        self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None
+    ) -> OutputT:
+        """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
+        return _output(await self._call(lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools)))
+
+    async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
+        """As `structured`, with the Dotprompt file `prompts/<name>.prompt` rendered with `variables`."""
+        prompt = self._ai.prompt(name, output_schema=schema)
+        return _output(await self._call(lambda: prompt(variables)))
+
+    async def _call(self, generate: Callable[[], Awaitable[ModelResponse[Any]]]) -> ModelResponse[Any]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await generate()
+        except TimeoutError:
+            raise TimedOut("The language model took longer than allowed.") from None
+        raise_for_failure(response)
+        return response
+
+    async def _stream(
+        self, prompt: str | list[Part], system: str | None, on_text: Callable[[str], None]
+    ) -> ModelResponse[Any]:
+        stream = self._ai.generate_stream(prompt=prompt, system=system)
+        response = asyncio.ensure_future(stream.response)
+        try:
+            async for chunk in stream.stream:
+                _send(chunk, on_text)
+            return await response
+        finally:
+            # Genkit runs the call in a task of its own, which would outlive a caller who has left.
+            response.cancel()
+            await asyncio.gather(response, return_exceptions=True)
+
+
+def _send(chunk: ModelResponseChunk[Any], on_text: Callable[[str], None]) -> None:
+    if chunk.text:
+        on_text(chunk.text)
+
+
+def _output(response: ModelResponse[OutputT]) -> OutputT:
+    if response.output is None:
+        raise ModelFailed
+    return response.output
+
+
+def raise_for_failure(response: ModelResponse[Any]) -> None:
+    """Turn what Genkit only notes on the response into an exception, and log what the provider said.
+
+    Raises:
+        ContentBlocked: the model or a safety filter refused.
+        TimedOut: the provider itself ran into its deadline.
+        ModelFailed: anything else that leaves no usable answer: an upstream error, an answer that breaks the
+            schema, an empty one, or a stream that ended without saying why.
+    """
+    if response.error is None and response.finish_reason in USABLE and response.text.strip():
+        return
+    _log_failure(response)
+    if response.finish_reason == FinishReason.BLOCKED:
+        raise ContentBlocked
+    if response.error is not None and response.error.status == "DEADLINE_EXCEEDED":
+        raise TimedOut
+    raise ModelFailed
+
+
+def _log_failure(response: ModelResponse[Any]) -> None:
+    error = response.error
+    reason = error.reason if error is not None else None
+    # Genkit's message about a broken schema quotes the answer, which does not belong in a log.
+    said = error.message if error is not None and reason != RuntimeErrorReason.INVALID_OUTPUT else None
+    log.warning(
+        "model call failed",
+        finish_reason=response.finish_reason,
+        status=error.status if error is not None else None,
+        reason=reason,
+        provider_message=said and said[:MAX_LOGGED_CHARS],
+    )

@@ -1,0 +1,96 @@
+"""`python -m src`: flags become settings, and the chosen ASGI server runs the app."""
+
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
+
+APP = "src.asgi:create_app"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Start the service and return when it has drained.
+
+    A wrong flag, setting or a taken port ends the process with status 2 and one line on stderr.
+    """
+    flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    settings = load_settings_or_exit(flags)
+    export(flags)  # worker processes build their own settings, and must come to the same
+    check_ports_free(settings)
+    SERVERS[settings.server](settings)
+
+
+def check_ports_free(settings: Settings) -> None:
+    """End the process if another one listens on a port of ours. SO_REUSEPORT would let both share it unnoticed."""
+    _check_port_free(settings.host, settings.port, "PORT", "--port")
+    if settings.grpc_enabled:
+        _check_port_free(settings.host, settings.grpc_port, "GRPC_PORT", "--grpc-port")
+
+
+def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            exit_with(f"{variable}={port}: the port is taken on {host}; choose another with {flag}")
+        exit_with(f"HOST={host!r} (--host): can't listen on {host} port {port}: {error.strerror}")
+
+
+def _granian(settings: Settings) -> None:
+    from granian import Granian
+    from granian.constants import Interfaces, Loops
+
+    Granian(
+        APP,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        workers=settings.workers,
+        loop=Loops.uvloop,
+        factory=True,
+        workers_kill_timeout=settings.shutdown_grace,
+        log_level=settings.log_level,
+    ).serve()
+
+
+def _uvicorn(settings: Settings) -> None:
+    import uvicorn
+
+    # uvicorn raises the signal that stopped it once more when it is done, which would make a clean stop look bad.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: None)
+    uvicorn.run(
+        APP,
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.shutdown_grace),
+    )
+
+
+def _hypercorn(settings: Settings) -> None:
+    from hypercorn.config import Config
+    from hypercorn.run import run
+
+    config = Config()
+    config.application_path = f"{APP}()"
+    config.bind = [f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"]
+    config.workers = settings.workers
+    config.worker_class = "uvloop"
+    config.graceful_timeout = settings.shutdown_grace
+    config.include_server_header = False
+    sys.exit(run(config))
+
+
+SERVERS: dict[str, Callable[[Settings], None]] = {"granian": _granian, "uvicorn": _uvicorn, "hypercorn": _hypercorn}

@@ -1,0 +1,88 @@
+"""One row a flow: both protocols are generated from these rows.
+
+Adding a flow: its models in `schemas.py`, its method in `flows.py`, its messages and RPC in the proto file, and a
+row here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from src import schemas
+from src.flows import Flows
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A flow as both protocols offer it.
+
+    Attributes:
+        flow: The method of `Flows` that answers.
+        input, output: Its models.
+        path: REST: `POST <path>`.
+        rpc: gRPC: the method's name in `GenkitService`.
+        text_field: Of a streamed flow, the output's field that its chunks add up to; None for a unary one.
+        json_field: Where the RPC's answer carries the whole output as JSON text, the message's field for it.
+    """
+
+    flow: Callable[..., Any]
+    input: type[BaseModel]
+    output: type[BaseModel]
+    path: str
+    rpc: str
+    text_field: str | None = None
+    json_field: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The flow's name, in Genkit, logs and the API's documentation."""
+        return self.flow.__name__
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer comes in chunks: SSE over REST, a server stream over gRPC."""
+        return self.text_field is not None
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(Flows.tell_joke, schemas.JokeRequest, schemas.JokeResponse, "/tell-joke", "TellJoke"),
+    Operation(
+        Flows.tell_joke_stream,
+        schemas.JokeRequest,
+        schemas.JokeResponse,
+        "/tell-joke/stream",
+        "TellJokeStream",
+        text_field="joke",
+    ),
+    Operation(
+        Flows.tell_story,
+        schemas.StoryRequest,
+        schemas.StoryResponse,
+        "/tell-story/stream",
+        "TellStory",
+        text_field="story",
+    ),
+    Operation(
+        Flows.translate_text, schemas.TranslateRequest, schemas.TranslationResponse, "/translate", "TranslateText"
+    ),
+    Operation(Flows.describe_image, schemas.ImageRequest, schemas.ImageResponse, "/describe-image", "DescribeImage"),
+    Operation(
+        Flows.generate_character,
+        schemas.CharacterRequest,
+        schemas.RpgCharacter,
+        "/generate-character",
+        "GenerateCharacter",
+    ),
+    Operation(Flows.pirate_chat, schemas.ChatRequest, schemas.ChatResponse, "/chat", "PirateChat"),
+    Operation(Flows.generate_code, schemas.CodeRequest, schemas.CodeResponse, "/generate-code", "GenerateCode"),
+    Operation(
+        Flows.review_code,
+        schemas.CodeReviewRequest,
+        schemas.CodeReviewResponse,
+        "/review-code",
+        "ReviewCode",
+        json_field="review",
+    ),
+)

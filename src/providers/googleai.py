@@ -1,0 +1,19 @@
+"""Gemini through the Gemini API."""
+
+from genkit import Plugin
+from genkit_google_genai import GoogleAI
+
+from src.config import Settings
+from src.providers.one_model import OneModel
+
+
+def plugin(settings: Settings) -> Plugin:
+    """The plugin that resolves `googleai/<name>`."""
+    assert settings.gemini_api_key is not None  # Settings refuses a googleai model without a key
+    return OneModel(
+        GoogleAI(
+            api_key=settings.gemini_api_key.get_secret_value(),
+            base_url=settings.google_gemini_base_url,
+            http_options={"timeout": settings.llm_timeout},
+        )
+    )

@@ -1,0 +1,20 @@
+"""OpenAI, and any server that speaks its chat completions API (vLLM, LiteLLM, llama.cpp, ...)."""
+
+from genkit import Plugin
+from genkit_openai import OpenAI
+
+from src.config import Settings
+from src.providers.one_model import OneModel
+
+
+def plugin(settings: Settings) -> Plugin:
+    """The plugin that resolves `openai/<name>`. Calls are not retried: the caller decides about that."""
+    key = settings.openai_api_key
+    return OneModel(
+        OpenAI(
+            api_key=key.get_secret_value() if key else "none",  # the client insists on one, local servers don't
+            base_url=settings.openai_base_url,
+            timeout=settings.llm_timeout / 1000,
+            max_retries=0,
+        )
+    )

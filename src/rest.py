@@ -1,0 +1,208 @@
+"""The REST adapter: a FastAPI app made from the operation rows.
+
+FastAPI routes, and documents from the endpoints' types; the bytes of a request and of an answer are parsed and
+written by pydantic directly, which is faster and refuses bad JSON of any kind in the one way clients know.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, aclosing
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from src.config import Settings
+from src.errors import InvalidInput, ServiceError, as_service_error, public_validation_errors
+from src.observability.failures import log_failure
+from src.operations import OPERATIONS, Operation
+from src.runner import Runner
+from src.schemas import HealthResponse
+from src.util.disconnect import ClientGone, while_connected
+
+log = structlog.get_logger(__name__)
+
+CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
+HEALTH_PATHS = ("/health", "/healthz")
+READY_PATHS = ("/ready", "/readyz")
+
+
+def build_rest(
+    settings: Settings,
+    runner: Runner,
+    is_ready: Callable[[], bool],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+) -> FastAPI:
+    """The REST app. API docs exist in debug only.
+
+    Args:
+        is_ready: Whether the process can serve now: what /ready tells.
+    """
+    app = FastAPI(
+        title="Genkit sample service",
+        version="1.0.0",
+        lifespan=lifespan,
+        docs_url="/docs" if settings.debug else None,
+        redoc_url="/redoc" if settings.debug else None,
+        openapi_url="/openapi.json" if settings.debug else None,
+    )
+    for operation in OPERATIONS:
+        _add_operation(app, operation, runner)
+    _add_health(app, is_ready)
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return error_response(request.scope, error)
+
+    app.add_exception_handler(Exception, on_error)
+    for handled in (ServiceError, HTTPException):  # these would else be taken by FastAPI's own handlers
+        app.add_exception_handler(handled, on_error)
+    return app
+
+
+def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
+    ok = HealthResponse().model_dump_json().encode()
+
+    async def health() -> Response:
+        """The process runs."""
+        return Response(ok, media_type="application/json")
+
+    async def ready() -> Response:
+        """The process can serve."""
+        if is_ready():
+            return Response(ok, media_type="application/json")
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    for paths, endpoint in ((HEALTH_PATHS, health), (READY_PATHS, ready)):
+        for path in paths:
+            app.add_api_route(path, endpoint, methods=["GET"], response_model=HealthResponse, tags=["health"])
+
+
+def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
+    async def answer(request: Request, body: BaseModel) -> Response:
+        output = await while_connected(request.receive, runner.run(operation, body))
+        return Response(output.__pydantic_serializer__.to_json(output, by_alias=True), media_type="application/json")
+
+    async def stream(request: Request, body: BaseModel) -> Response:
+        return EventStream(operation, runner, body)
+
+    endpoint = stream if operation.streamed else answer
+    endpoint.__annotations__["body"] = operation.input
+    app.router.add_api_route(
+        operation.path,
+        endpoint,
+        methods=["POST"],
+        name=operation.name,
+        operation_id=operation.name,
+        description=operation.flow.__doc__,
+        response_model=None if operation.streamed else operation.output,
+        responses=_documented_answers(operation),
+        route_class_override=_OperationRoute,
+        tags=["flows"],
+    )
+
+
+def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
+    if not operation.streamed:
+        return {}
+    return {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}}
+
+
+class _OperationRoute(APIRoute):
+    """A route whose body pydantic reads from the raw bytes: an empty one is `{}`, a bad one 422."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        model: type[BaseModel] = self.endpoint.__annotations__["body"]
+
+        async def handle(request: Request) -> Response:
+            try:
+                body = model.model_validate_json(await request.body() or b"{}")
+            except ValidationError as error:
+                return _unprocessable(public_validation_errors(error.errors(include_url=False)))
+            try:
+                return await self.endpoint(request, body)
+            except ClientGone:
+                return Response(status_code=CLIENT_GONE)
+
+        return handle
+
+
+class EventStream(Response):
+    """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` each, at the end `{"done": true, ...}`.
+
+    The headers leave at once. A failure becomes an `error` event with the problem as its data; a client that
+    leaves ends the flow and its LLM call.
+    """
+
+    def __init__(self, operation: Operation, runner: Runner, body: BaseModel) -> None:
+        self._operation = operation
+        self._runner = runner
+        self._input = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            await while_connected(receive, self._send_events(scope, send))
+        except ClientGone:
+            log.info("client left the stream", operation=self._operation.name)
+
+    async def _send_events(self, scope: Scope, send: Send) -> None:
+        async for event in self._events(scope):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self, scope: Scope) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(self._runner.stream(self._operation, self._input)) as items:
+                async for item in items:
+                    yield _event(self._data(item))
+        except ServiceError as failure:
+            log_failure(failure, self._operation.name)
+            yield b"event: error\n" + _event(failure.problem(request_id_of(scope)))
+
+    def _data(self, item: str | BaseModel) -> dict[str, Any]:
+        if isinstance(item, str):
+            return {"chunk": item}
+        field = self._operation.text_field or ""
+        return {"done": True, field: getattr(item, field)}
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def _unprocessable(errors: list[dict[str, Any]]) -> Response:
+    """FastAPI's own shape of a 422, each location led by `body`, without an echo of the input."""
+    details = [{**e, "loc": ["body", *e["loc"]]} for e in errors]
+    return Response(orjson.dumps({"detail": details}), 422, media_type="application/json")
+
+
+def request_id_of(scope: Scope) -> str | None:
+    """The request's id, where a layer has set one."""
+    request_id: str | None = scope.get("state", {}).get("request_id")
+    return request_id
+
+
+def error_response(scope: Scope, error: Exception) -> Response:
+    """The answer to any failure: problem details (RFC 9457), or for invalid input FastAPI's 422."""
+    request_id = request_id_of(scope)
+    if isinstance(error, HTTPException):
+        phrase = HTTPStatus(error.status_code).phrase
+        body = {"type": "about:blank", "title": phrase, "status": error.status_code, "detail": phrase}
+        if request_id:
+            body["request_id"] = request_id
+        return Response(
+            orjson.dumps(body), error.status_code, headers=error.headers, media_type="application/problem+json"
+        )
+    failure = as_service_error(error)
+    log_failure(failure, scope["path"])
+    if isinstance(failure, InvalidInput):
+        return Response(orjson.dumps({"detail": failure.as_validation_errors()}), 422, media_type="application/json")
+    return Response(
+        orjson.dumps(failure.problem(request_id)), failure.http_status, media_type="application/problem+json"
+    )

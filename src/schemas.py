@@ -1,0 +1,142 @@
+"""What goes in and out of the flows: the one place of every default and every limit.
+
+Both protocols use these models. Every input field has a default, so `{}` and an empty protobuf message work.
+"""
+
+import base64
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# The smallest valid PNG (1x1, transparent): a default image that needs no network.
+_DOT_PNG = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c020000000b4944415478da6364f8ff1f00"
+        "030301014b7a3a200000000049454e44ae426082"
+    )
+).decode()
+
+Ability = Annotated[str, StringConstraints(max_length=200)]
+
+
+class Schema(BaseModel):
+    """Base of all models: names in JSON may be given as declared or by alias."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class HealthResponse(Schema):
+    status: str = "ok"
+
+
+class JokeRequest(Schema):
+    name: str = Field("Mittens", max_length=200, description="Who the joke is about.")
+    username: str | None = Field(None, max_length=200, description="Whom the joke is told to.")
+
+
+class JokeResponse(Schema):
+    joke: str
+    username: str | None = None
+
+
+class StoryRequest(Schema):
+    topic: str = Field("a brave cat", min_length=1, max_length=1000, description="What the story is about.")
+
+
+class StoryResponse(Schema):
+    story: str
+
+
+class TranslateRequest(Schema):
+    text: str = Field("Hello, how are you?", min_length=1, max_length=10_000, description="Text to translate.")
+    target_language: str = Field("French", max_length=100, description="Language to translate into.")
+
+
+class Translation(Schema):
+    """What the LLM is asked for; the rest of the answer is known already."""
+
+    translated_text: str = Field(description="The translation.")
+    confidence: Literal["high", "medium", "low"] = Field(description="How sure the translation is.")
+
+
+class TranslationResponse(Translation):
+    original_text: str
+    target_language: str
+
+
+class ImageRequest(Schema):
+    image_url: str = Field(
+        f"data:image/png;base64,{_DOT_PNG}",
+        max_length=2048,
+        description="An `https:`, `http:` or `data:image/...` URL.",
+    )
+
+
+class ImageResponse(Schema):
+    description: str
+    image_url: str
+
+
+class CharacterRequest(Schema):
+    name: str = Field("Luna", max_length=200, description="Name of the character.")
+
+
+class Skills(Schema):
+    strength: int = Field(ge=0, le=100)
+    charisma: int = Field(ge=0, le=100)
+    endurance: int = Field(ge=0, le=100)
+
+
+class RpgCharacter(Schema):
+    name: str = Field(description="Name of the character.")
+    back_story: str = Field(alias="backStory", description="The character's back story.")
+    abilities: list[Ability] = Field(max_length=10, description="What the character can do.")
+    skills: Skills
+
+
+class ChatRequest(Schema):
+    question: str = Field(
+        "What is the best treasure?", min_length=1, max_length=5000, description="What to ask the captain."
+    )
+
+
+class ChatResponse(Schema):
+    answer: str
+    persona: str = "pirate captain"
+
+
+class CodeRequest(Schema):
+    description: str = Field(
+        "a function that reverses a string", min_length=1, max_length=10_000, description="What the code should do."
+    )
+    language: str = Field(
+        "python", max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Programming language to write it in."
+    )
+
+
+class CodeResponse(Schema):
+    code: str = Field(description="The source code, without Markdown fences.")
+    language: str = Field(description="The programming language.")
+    explanation: str = Field(description="How the code works, in short.")
+    filename: str = Field(description="A fitting file name.")
+
+
+class CodeReviewRequest(Schema):
+    code: str = Field(
+        "def add(a, b):\n    return a + b\n", min_length=1, max_length=50_000, description="Source code to review."
+    )
+    language: str | None = Field(
+        None, max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Its language; guessed when absent."
+    )
+
+
+class CodeIssue(Schema):
+    severity: Literal["info", "minor", "major", "critical"]
+    line: int | None = Field(None, ge=1, description="Line the finding is about, from 1.")
+    message: str = Field(description="What is wrong.")
+    suggestion: str = Field(description="What to do about it.")
+
+
+class CodeReviewResponse(Schema):
+    summary: str = Field(description="The verdict in one or two sentences.")
+    issues: list[CodeIssue] = Field(max_length=50, description="What was found, the worst first.")

@@ -1,0 +1,127 @@
+"""Starts the real service as a user would, in a process of its own, on free ports."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Self
+
+import grpc
+import httpx
+
+from src.generated import service_pb2_grpc
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BIN = Path(sys.executable).parent
+START_SECONDS = 30.0
+
+# How each kind of user starts it. `{port}` is filled in; the gRPC port always comes from the environment.
+COMMANDS: dict[str, list[str]] = {
+    "python -m src": [sys.executable, "-m", "src"],
+    "python -m src, 2 workers": [sys.executable, "-m", "src", "--workers", "2"],
+    "python -m src, uvicorn": [sys.executable, "-m", "src", "--server", "uvicorn"],
+    "python -m src, hypercorn": [sys.executable, "-m", "src", "--server", "hypercorn"],
+    "granian": [
+        *(str(BIN / "granian"), "--interface", "asgi", "--factory", "src.asgi:create_app"),
+        *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"),
+    ],
+    "uvicorn": [
+        *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
+    ],
+    "hypercorn": [str(BIN / "hypercorn"), "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"],
+    "gunicorn, 2 workers": [
+        *(str(BIN / "gunicorn"), "-c", "gunicorn.conf.py", "--workers", "2", "src.asgi:create_app()"),
+    ],
+}
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Service:
+    """A running service; a context manager that starts and stops it.
+
+    Args:
+        command: What to run; `{port}` in it becomes the REST port.
+        env: Settings beside the ports, the model (`offline/demo` unless given) and loopback as address.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMANDS["python -m src"], **env: str) -> None:
+        self.port, self.grpc_port = free_port(), free_port()
+        self.rest_url = f"http://127.0.0.1:{self.port}"
+        self._command = [part.format(port=self.port) for part in command]
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "GRPC_PORT": str(self.grpc_port),
+            "MODEL": "offline/demo",
+            **env,
+        }
+        self._output = TemporaryFile()
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output, start_new_session=True
+        )
+        self.http = httpx.Client(base_url=self.rest_url, timeout=30, trust_env=False)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self.stub = service_pb2_grpc.GenkitServiceStub(self.channel)
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        self.channel.close()
+        self.kill()
+        self._output.close()
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if self.http.get("/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"not up: {self._command}\n{self.output()}")
+
+    def output(self) -> str:
+        """What it has written to stdout and stderr so far."""
+        self._output.flush()
+        with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
+            return copy.read().decode(errors="replace")
+
+    def terminate(self) -> None:
+        """Ask it to stop, as an orchestrator does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float = 20) -> int:
+        """Its exit status, once it has ended by itself."""
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it and every process it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()

@@ -1,0 +1,142 @@
+"""Settings: closed defaults, one precedence, one line for each mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import ConfigError, Settings, flag_of, is_secret, load_settings, parse_flags
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of this machine, and no env file, reaches a test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_production_without_a_model_does_not_start() -> None:
+    with pytest.raises(ConfigError, match=r"^MODEL='' \(--model\): name a model: googleai/"):
+        load_settings()
+
+
+def test_production_defaults_are_closed() -> None:
+    settings = load_settings({"model": "offline/demo"})
+    assert not settings.debug
+    assert settings.log_format == "json"
+    assert settings.host == "0.0.0.0"
+
+
+def test_debug_alone_opens_the_conveniences() -> None:
+    settings = load_settings({"debug": True})
+    assert (settings.host, settings.log_format, settings.model) == ("127.0.0.1", "console", "offline/demo")
+
+
+def test_debug_does_not_override_what_is_configured() -> None:
+    settings = load_settings({"debug": True, "host": "::1", "log_format": "json"})
+    assert (settings.host, settings.log_format) == ("::1", "json")
+
+
+def test_a_gemini_key_alone_chooses_gemini_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "k")
+    assert load_settings().model == "googleai/gemini-flash-latest"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")
+    monkeypatch.setenv("MODEL", "offline/demo")
+    assert load_settings().port == 8080
+
+
+def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("MODEL=offline/demo\nPORT=1001\nGRPC_PORT=1001\nWORKERS=2\nLLM_TIMEOUT=7\n")
+    Path(".stage.env").write_text("PORT=1002\nGRPC_PORT=1002\nWORKERS=3\n")
+    monkeypatch.setenv("PORT", "1003")
+    monkeypatch.setenv("GRPC_PORT", "1003")
+    settings = load_settings({"app_env": "stage", "port": 1004})
+    assert (settings.port, settings.grpc_port, settings.workers, settings.llm_timeout) == (1004, 1003, 3, 7)
+    assert settings.shutdown_grace == 10.0
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        pytest.param({"port": "abc"}, "PORT='abc' (--port): Input should be a valid integer", id="not a number"),
+        pytest.param({"port": 0}, "PORT=0 (--port): Input should be greater than or equal to 1", id="out of range"),
+        pytest.param(
+            {"server": "apache"},
+            "SERVER='apache' (--server): Input should be 'granian', 'uvicorn' or 'hypercorn'",
+            id="unknown choice",
+        ),
+        pytest.param({"model": "x/y"}, "MODEL='x/y' (--model): name a model", id="unknown provider"),
+        pytest.param({"model": "offline/x"}, "MODEL='offline/x' (--model): name a model", id="unknown embedded model"),
+        pytest.param({"model": "googleai/x"}, "GEMINI_API_KEY='': MODEL=googleai/x needs a key", id="no key"),
+        pytest.param({"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs a key", id="no key, no server"),
+        pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9: PORT is the same", id="one port for both"),
+        pytest.param({"app_env": "../x"}, "APP_ENV='../x' (--env): String should match", id="path as environment"),
+        pytest.param({"grpc_enabled": "maybe"}, "GRPC_ENABLED='maybe' (--no-grpc): Input should be", id="no boolean"),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_line(values: dict[str, object], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"debug": True, **values})
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_in_a_file_is_shown_as_it_was_written() -> None:
+    Path(".env").write_text("MODEL=offline/demo\nPORT=eighty\n")
+    with pytest.raises(ConfigError, match="PORT='eighty'"):
+        load_settings()
+
+
+def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "canary")
+    monkeypatch.setenv("PORT", "x")
+    settings = load_settings({"port": 1})
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert "canary" not in str(caught.value) + repr(settings) + str(settings.model_dump())
+
+
+def test_every_setting_has_a_flag_except_secrets() -> None:
+    argv = ["--debug", "--no-grpc", "--no-telemetry", "--env", "x", "--port", "1", "--llm-timeout", "5"]
+    assert parse_flags(argv) == {
+        "debug": True,
+        "grpc_enabled": False,
+        "genkit_telemetry_disabled": True,
+        "app_env": "x",
+        "port": "1",
+        "llm_timeout": "5",
+    }
+    for name, field in Settings.model_fields.items():
+        if is_secret(field):
+            with pytest.raises(SystemExit):
+                parse_flags([flag_of(name, field).name, "x"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        pytest.param(["--port", "x", "--debug"], "error: PORT='x' (--port): ", id="bad value"),
+        pytest.param([], "error: MODEL='' (--model): name a model", id="no model"),
+        pytest.param(["--prot", "1"], "error: unrecognized arguments: --prot 1", id="unknown flag"),
+    ],
+)
+def test_a_wrong_start_ends_with_status_2_and_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "src", *arguments],
+        env={"PATH": "", "PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,176 @@
+"""Every way a model can fail becomes one exception of the table of errors."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from genkit import (
+    ActionRunContext,
+    FinishReason,
+    Genkit,
+    GenkitError,
+    Message,
+    ModelRequest,
+    ModelResponse,
+    Part,
+    Role,
+)
+from genkit.model import ModelResponseChunk
+
+from src.app_init import PROMPTS
+from src.errors import ContentBlocked, ModelFailed, ServiceError, TimedOut
+from src.llm import Llm
+from src.schemas import RpgCharacter
+
+ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
+
+GOOD_CHARACTER = (
+    '{"name":"n","backStory":"b","abilities":["a"],"skills":{"strength":1,"charisma":2,"endurance":3}}'
+)
+
+
+def answer(text: str, finish_reason: FinishReason = FinishReason.STOP) -> ModelResponse:
+    return ModelResponse(message=Message(role=Role.MODEL, content=[Part(text=text)]), finish_reason=finish_reason)
+
+
+def answering(text: str, finish_reason: FinishReason = FinishReason.STOP) -> ModelFn:
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        return answer(text, finish_reason)
+
+    return model
+
+
+def raising(error: Exception) -> ModelFn:
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        raise error
+
+    return model
+
+
+async def hanging(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+def llm_over(model: ModelFn, timeout: float = 5.0) -> Llm:
+    ai = Genkit(model="test/model", prompt_dir=PROMPTS)
+    ai.define_model(name="test/model", fn=model)
+    return Llm(ai, timeout=timeout)
+
+
+WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
+    "text": lambda llm: llm.text("hello"),
+    "stream": lambda llm: llm.text("hello", on_text=lambda _: None),
+    "structured": lambda llm: llm.structured("hello", RpgCharacter),
+    "prompt file": lambda llm: llm.from_prompt_file("code_review", {"code": "x", "language": ""}, RpgCharacter),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), ModelFailed, id="upstream error"),
+        pytest.param(raising(GenkitError(status="RESOURCE_EXHAUSTED", message="x")), ModelFailed, id="upstream 429"),
+        pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), ModelFailed, id="upstream 400"),
+        pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream deadline"),
+        pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
+        pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
+        pytest.param(answering(""), ModelFailed, id="empty"),
+        pytest.param(answering(" \n"), ModelFailed, id="blank"),
+        pytest.param(answering(GOOD_CHARACTER, FinishReason.UNKNOWN), ModelFailed, id="no finish reason"),
+        pytest.param(answering(GOOD_CHARACTER, FinishReason.OTHER), ModelFailed, id="other finish reason"),
+    ],
+)
+def test_a_failed_call_raises(way: str, model: ModelFn, expected: type[ServiceError]) -> None:
+    with pytest.raises(expected):
+        asyncio.run(WAYS[way](llm_over(model)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["structured", "prompt file"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("I would rather not.", id="no JSON"),
+        pytest.param("{}", id="missing fields"),
+        pytest.param(GOOD_CHARACTER.replace('"strength":1', '"strength":500'), id="beyond a limit"),
+        pytest.param(GOOD_CHARACTER[:-3], id="cut off"),
+    ],
+)
+def test_an_answer_that_breaks_the_schema_is_a_model_failure(way: str, text: str) -> None:
+    with pytest.raises(ModelFailed):
+        asyncio.run(WAYS[way](llm_over(answering(text))))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["structured", "prompt file"])
+def test_an_answer_that_fits_the_schema_is_returned(way: str) -> None:
+    character = asyncio.run(WAYS[way](llm_over(answering(GOOD_CHARACTER))))  # type: ignore[arg-type]
+    assert character == RpgCharacter.model_validate_json(GOOD_CHARACTER)
+
+
+def test_a_text_cut_by_the_models_own_limit_is_an_answer() -> None:
+    assert asyncio.run(llm_over(answering("long", FinishReason.LENGTH)).text("hello")) == "long"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_that_hangs_ends_with_the_limit(way: str) -> None:
+    with pytest.raises(TimedOut):
+        asyncio.run(WAYS[way](llm_over(hanging, timeout=0.05)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_caller_who_leaves_ends_the_model_call(way: str) -> None:
+    async def scenario() -> str:
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            raise AssertionError("unreachable")
+
+        call = asyncio.ensure_future(WAYS[way](llm_over(model)))
+        await started.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert ended.is_set()
+        return "cancelled" if call.cancelled() else "finished"
+
+    assert asyncio.run(scenario()) == "cancelled"
+
+
+def test_the_chunks_of_a_stream_come_one_by_one() -> None:
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        for text in ("one ", "", "two"):
+            ctx.send_chunk(ModelResponseChunk(role=Role.MODEL, content=[Part(text=text)]))
+        return answer("one two")
+
+    chunks: list[str] = []
+    assert asyncio.run(llm_over(model).text("hello", on_text=chunks.append)) == "one two"
+    assert chunks == ["one ", "two"]
+
+
+def test_a_stream_that_fails_midway_raises_after_its_chunks() -> None:
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        ctx.send_chunk(ModelResponseChunk(role=Role.MODEL, content=[Part(text="one")]))
+        raise GenkitError(status="UNAVAILABLE", message="x")
+
+    chunks: list[str] = []
+    with pytest.raises(ModelFailed):
+        asyncio.run(llm_over(model).text("hello", on_text=chunks.append))
+    assert chunks == ["one"]
+
+
+def test_the_prompt_file_gets_the_code_as_it_is() -> None:
+    seen: list[str] = []
+
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        seen.extend(part.text or "" for message in request.messages for part in message.content)
+        return answer(GOOD_CHARACTER)
+
+    code = "if a < b && c > 'd': print(\"{{x}}\")"
+    asyncio.run(llm_over(model).from_prompt_file("code_review", {"code": code, "language": "C++"}, RpgCharacter))
+    assert any(code in text and "C++" in text for text in seen)

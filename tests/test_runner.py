@@ -1,0 +1,51 @@
+"""Streams: nothing is lost, memory is bounded, and whoever leaves ends the work."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.runner import MAX_WAITING_CHUNKS, Chunks
+
+
+@given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))
+def test_a_slow_reader_gets_every_character_in_order(texts: list[str], read_first: int) -> None:
+    async def scenario() -> list[str]:
+        chunks = Chunks()
+        got: list[str] = []
+        for text in texts:
+            chunks.put(text)
+            if len(got) < read_first:
+                got.append(await anext(chunks))
+        chunks.close()
+        return got + [text async for text in chunks]
+
+    assert "".join(asyncio.run(scenario())) == "".join(texts)
+
+
+def test_what_waits_for_a_reader_is_bounded() -> None:
+    chunks = Chunks()
+    for _ in range(10_000):
+        chunks.put("x")
+    chunks.close()
+
+    async def read() -> list[str]:
+        return [text async for text in chunks]
+
+    assert len(asyncio.run(read())) == MAX_WAITING_CHUNKS
+
+
+def test_a_fast_reader_gets_each_chunk_as_it_comes() -> None:
+    async def scenario() -> list[str]:
+        chunks = Chunks()
+        got = []
+        for text in ("a", "b"):
+            waiting = asyncio.create_task(anext(chunks))
+            await asyncio.sleep(0)
+            chunks.put(text)
+            got.append(await waiting)
+        return got
+
+    assert asyncio.run(scenario()) == ["a", "b"]
