@@ -1,10 +1,11 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -104,8 +105,9 @@ def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodH
     )
 
 
-def _message_class(descriptor: Any) -> Callable[..., Any]:
-    return getattr(service_pb2, descriptor.name)
+def _message_class(descriptor: Descriptor) -> type[Message]:
+    found: type[Message] = getattr(service_pb2, descriptor.name)
+    return found
 
 
 def to_input(operation: Operation, request: Message) -> BaseModel:
@@ -117,7 +119,7 @@ def to_input(operation: Operation, request: Message) -> BaseModel:
     return operation.input.model_validate({field.name: value for field, value in request.ListFields()})
 
 
-def to_message(operation: Operation, output: BaseModel, response_type: Callable[..., Message]) -> Message:
+def to_message(operation: Operation, output: BaseModel, response_type: type[Message]) -> Message:
     """The flow's output as the RPC's answer."""
     if operation.json_field:
         return response_type(**{operation.json_field: output.model_dump_json(by_alias=True)})

@@ -51,12 +51,14 @@ class Llm:
         self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None
     ) -> OutputT:
         """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
-        return _output(await self._call(lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools)))
+        return _output(
+            schema, await self._call(lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools))
+        )
 
     async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
         """As `structured`, with the Dotprompt file `prompts/<name>.prompt` rendered with `variables`."""
         prompt = self._ai.prompt(name, output_schema=schema)
-        return _output(await self._call(lambda: prompt(variables)))
+        return _output(schema, await self._call(lambda: prompt(variables)))
 
     async def _call(self, generate: Callable[[], Awaitable[ModelResponse[Any]]]) -> ModelResponse[Any]:
         try:
@@ -87,8 +89,8 @@ def _send(chunk: ModelResponseChunk[Any], on_text: Callable[[str], None]) -> Non
         on_text(chunk.text)
 
 
-def _output(response: ModelResponse[OutputT]) -> OutputT:
-    if response.output is None:
+def _output(schema: type[OutputT], response: ModelResponse[Any]) -> OutputT:
+    if not isinstance(response.output, schema):
         raise ModelFailed
     return response.output
 
@@ -105,11 +107,19 @@ def raise_for_failure(response: ModelResponse[Any]) -> None:
     if response.error is None and response.finish_reason in USABLE and response.text.strip():
         return
     _log_failure(response)
-    if response.finish_reason == FinishReason.BLOCKED:
+    if response.finish_reason == FinishReason.BLOCKED or _is_refused_prompt(response):
         raise ContentBlocked
     if response.error is not None and response.error.status == "DEADLINE_EXCEEDED":
         raise TimedOut
     raise ModelFailed
+
+
+def _is_refused_prompt(response: ModelResponse[Any]) -> bool:
+    """Gemini answers a prompt that it blocks with no candidate at all, and Genkit drops the reason it gives."""
+    if response.error is not None and response.error.reason != RuntimeErrorReason.INVALID_OUTPUT:
+        return False
+    no_reason = response.finish_reason in (FinishReason.OTHER, FinishReason.UNKNOWN)
+    return no_reason and not response.candidates and not response.text
 
 
 def _log_failure(response: ModelResponse[Any]) -> None:

@@ -1,6 +1,7 @@
 """`python -m src`: flags become settings, and the chosen ASGI server runs the app."""
 
 import errno
+import math
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
 def _granian(settings: Settings) -> None:
     from granian import Granian
     from granian.constants import Interfaces, Loops
+    from granian.log import LogLevels
 
     Granian(
         APP,
@@ -54,8 +56,8 @@ def _granian(settings: Settings) -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         factory=True,
-        workers_kill_timeout=settings.shutdown_grace,
-        log_level=settings.log_level,
+        workers_kill_timeout=math.ceil(settings.shutdown_grace) + 1,
+        log_level=LogLevels(settings.log_level),
     ).serve()
 
 
@@ -75,7 +77,7 @@ def _uvicorn(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(settings.shutdown_grace),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace),
     )
 
 

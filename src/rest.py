@@ -124,9 +124,10 @@ class _OperationRoute(APIRoute):
             except ValidationError as error:
                 return _unprocessable(public_validation_errors(error.errors(include_url=False)))
             try:
-                return await self.endpoint(request, body)
+                answer: Response = await self.endpoint(request, body)
             except ClientGone:
                 return Response(status_code=CLIENT_GONE)
+            return answer
 
         return handle
 

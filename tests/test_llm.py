@@ -77,6 +77,8 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
         pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream deadline"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
+        pytest.param(answering("", FinishReason.OTHER), ContentBlocked, id="prompt blocked"),
+        pytest.param(answering("", FinishReason.UNKNOWN), ContentBlocked, id="prompt blocked, streamed"),
         pytest.param(answering(""), ModelFailed, id="empty"),
         pytest.param(answering(" \n"), ModelFailed, id="blank"),
         pytest.param(answering(GOOD_CHARACTER, FinishReason.UNKNOWN), ModelFailed, id="no finish reason"),

@@ -9,10 +9,10 @@ from src.providers.one_model import OneModel
 
 def plugin(settings: Settings) -> Plugin:
     """The plugin that resolves `googleai/<name>`."""
-    assert settings.gemini_api_key is not None  # Settings refuses a googleai model without a key
+    key = settings.gemini_api_key
     return OneModel(
         GoogleAI(
-            api_key=settings.gemini_api_key.get_secret_value(),
+            api_key=key.get_secret_value() if key else None,
             base_url=settings.google_gemini_base_url,
             http_options={"timeout": settings.llm_timeout},
         )
