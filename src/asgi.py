@@ -36,9 +36,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ai = build_genkit(settings)
     except ConfigError as error:
         exit_with(str(error))
-    images = ImageFetcher()
-    runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), images))
-    service = Service(settings, ai, runner, images)
+    runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), ImageFetcher()))
+    service = Service(settings, ai, runner)
     return build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
 
 
@@ -49,12 +48,11 @@ class Service:
         ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
     """
 
-    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, images: ImageFetcher) -> None:
+    def __init__(self, settings: Settings, ai: Genkit, runner: Runner) -> None:
         self.ready = False
         self._settings = settings
         self._ai = ai
         self._runner = runner
-        self._images = images
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -68,7 +66,6 @@ class Service:
             finally:
                 self.ready = False
                 log.info("shutting down", grace=self._settings.shutdown_grace)
-        await self._images.aclose()
 
     async def _resolve_model(self) -> None:
         """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""

@@ -110,11 +110,12 @@ class Flows:
 
     async def generate_character(self, input: CharacterRequest) -> RpgCharacter:
         """Structured output with nesting and limits."""
-        return await self._llm.structured(
+        character = await self._llm.structured(
             f"Generate a role-playing game character named {sanitize(input.name)}. Give three to five abilities "
             f"and skills from 0 to 100.",
             RpgCharacter,
         )
+        return character.model_copy(update={"name": input.name or character.name})
 
     async def pirate_chat(self, input: ChatRequest) -> ChatResponse:
         """A system prompt."""
@@ -122,9 +123,10 @@ class Flows:
 
     async def generate_code(self, input: CodeRequest) -> CodeResponse:
         """Structured output with longer texts."""
-        return await self._llm.structured(
+        code = await self._llm.structured(
             f"Write {input.language} code for this task: {sanitize(input.description)}", CodeResponse
         )
+        return code.model_copy(update={"language": input.language})
 
     async def review_code(self, input: CodeReviewRequest) -> CodeReviewResponse:
         """A Dotprompt file."""

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 OutputT = TypeVar("OutputT", bound=BaseModel)
 
-USABLE = (FinishReason.STOP, FinishReason.LENGTH)
+USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
 MAX_LOGGED_CHARS = 300
 
 

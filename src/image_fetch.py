@@ -1,0 +1,202 @@
+"""Fetches the images that callers name, without letting them reach what only this service can reach.
+
+Against server-side request forgery (OWASP SSRF Prevention Cheat Sheet): http(s) on default ports only, every
+address of the host public, the connection made to an address that was checked (so a second DNS answer gains
+nothing), each redirect checked anew, and time, size and type capped.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import NoReturn
+
+import httpx
+
+from src.errors import InvalidInput
+
+Address = IPv4Address | IPv6Address
+Resolve = Callable[[str, int], Awaitable[list[Address]]]
+
+MAX_BYTES = 10 * 1024 * 1024
+MAX_REDIRECTS = 3
+TIMEOUT = 10.0
+DEFAULT_PORTS = {"http": 80, "https": 443}
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif", "image/gif"})
+
+_DATA_URL = re.compile(r"data:(?P<type>image/[a-z0-9.+-]+);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
+
+# IANA special-purpose registries (RFC 6890). Written out: `is_global` differs between Python versions.
+_CLOSED_IPV4 = tuple(
+    IPv4Network(net)
+    for net in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+# Only global unicast is open, which leaves out loopback, local, mapped, NAT64 and multicast forms. Within it closed:
+# IETF assignments with Teredo, documentation, 6to4, AS112.
+_OPEN_IPV6 = IPv6Network("2000::/3")
+_CLOSED_IPV6 = tuple(
+    IPv6Network(net) for net in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to a host on the public internet, and is not another form of one that doesn't."""
+    if isinstance(address, IPv4Address):
+        return not any(address in net for net in _CLOSED_IPV4)
+    return address in _OPEN_IPV6 and not any(address in net for net in _CLOSED_IPV6)
+
+
+async def resolve(host: str, port: int) -> list[Address]:
+    """All addresses of a host name, or of an address in any spelling that the system knows. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ip_address(str(sockaddr[0])) for *_, sockaddr in found]
+
+
+class ImageFetcher:
+    """Turns an image URL into a `data:` URL.
+
+    Args:
+        resolve: Finds a host's addresses.
+        is_allowed: Says which of them may be connected to.
+        ports: The port allowed for each scheme.
+        timeout: Seconds for everything, name resolution and redirects included.
+        max_bytes: Size of the image at most.
+        tls: How servers are verified; the system's authorities when not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolve: Resolve = resolve,
+        is_allowed: Callable[[Address], bool] = is_public,
+        ports: dict[str, int] = DEFAULT_PORTS,
+        timeout: float = TIMEOUT,
+        max_bytes: int = MAX_BYTES,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._resolve = resolve
+        self._is_allowed = is_allowed
+        self._ports = ports
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._given_tls = tls
+
+    async def fetch(self, url: str) -> str:
+        """The image as `data:<type>;base64,<data>`.
+
+        Raises:
+            InvalidInput: the URL is refused, or no image can be had from it. A refused one sends no byte, and what
+                is said of it does not depend on what is there.
+        """
+        if url[:5].lower() == "data:":
+            return self._checked_data_url(url)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._download(_parse(url))
+        except TimeoutError:
+            _refuse(f"the image took longer than {self._timeout:g} seconds")
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError):
+            _refuse("the image could not be fetched")
+
+    def _checked_data_url(self, url: str) -> str:
+        match = _DATA_URL.fullmatch(url)
+        if match is None or match["type"].lower() not in IMAGE_TYPES:
+            _refuse("a data: URL must be data:image/<png|jpeg|webp|heic|heif|gif>;base64,<data>")
+        try:
+            data = base64.b64decode(match["data"], validate=True)
+        except binascii.Error:
+            _refuse("the data: URL is not valid base64")
+        return self._data_url(match["type"].lower(), data)
+
+    def _data_url(self, media_type: str, data: bytes) -> str:
+        if len(data) > self._max_bytes:
+            _refuse(f"the image is larger than {self._max_bytes} bytes")
+        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+    async def _download(self, url: httpx.URL) -> str:
+        for _ in range(MAX_REDIRECTS + 1):
+            address = await self._checked_address(url)
+            answer = await self._get(url, address)
+            if isinstance(answer, str):
+                return answer
+            url = answer
+        _refuse(f"the image is behind more than {MAX_REDIRECTS} redirects")
+
+    async def _checked_address(self, url: httpx.URL) -> Address:
+        port = self._ports.get(url.scheme)
+        if port is None or not url.host or url.userinfo or (url.port or DEFAULT_PORTS[url.scheme]) != port:
+            _refuse("must be a plain http: or https: URL on the default port, or a data: URL")
+        try:
+            addresses = await self._resolve(url.raw_host.decode("ascii"), port)
+        except (OSError, ValueError):
+            addresses = []
+        if not addresses or not all(self._is_allowed(address) for address in addresses):
+            _refuse("must name a public host")
+        return addresses[0]
+
+    async def _get(self, url: httpx.URL, address: Address) -> str | httpx.URL:
+        """The image, or where it has moved to. The connection goes to `address`, TLS is verified for the name.
+
+        A client of its own for each request: nothing (a connection verified for another name, a cookie) is carried
+        from one to the next.
+        """
+        headers = {"host": url.netloc.decode("ascii"), "accept": "image/*", "accept-encoding": "identity"}
+        async with (
+            httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self._timeout) as client,
+            client.stream(
+                "GET",
+                url.copy_with(host=str(address)),
+                headers=headers,
+                extensions={"sni_hostname": url.raw_host.decode("ascii")},
+                follow_redirects=False,
+            ) as response,
+        ):
+            if response.has_redirect_location:
+                return _parse(str(url.join(response.headers["location"])))
+            return self._data_url(self._checked_type(response), await self._body(response))
+
+    @staticmethod
+    def _checked_type(response: httpx.Response) -> str:
+        media_type = str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+        if response.status_code != httpx.codes.OK:
+            _refuse("the image could not be fetched")
+        if media_type not in IMAGE_TYPES or response.headers.get("content-encoding", "identity") != "identity":
+            _refuse("the URL does not lead to an image of a known type")
+        return media_type
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        if int(response.headers.get("content-length", 0)) > self._max_bytes:
+            _refuse(f"the image is larger than {self._max_bytes} bytes")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > self._max_bytes:
+                _refuse(f"the image is larger than {self._max_bytes} bytes")
+        return bytes(body)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return self._given_tls or httpx.create_ssl_context(trust_env=False)
+
+
+def _parse(url: str) -> httpx.URL:
+    """The URL as httpx, which also sends the request, understands it: no two parsers can disagree."""
+    try:
+        parsed = httpx.URL(url)
+        parsed.raw_host.decode("ascii")
+    except (httpx.InvalidURL, ValueError, TypeError):
+        _refuse("is not a valid URL")
+    return parsed
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InvalidInput("image_url", message)

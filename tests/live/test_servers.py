@@ -1,0 +1,107 @@
+"""Under every server a user may choose, with one or several workers, both protocols come up, answer and drain."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from src.generated import service_pb2 as pb
+from src.generated.service_pb2_grpc import GenkitServiceStub
+from src.operations import OPERATIONS, Operation
+from tests.live.service import COMMANDS, Service
+
+UNARY = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if not operation.streamed]
+STREAMED = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if operation.streamed]
+
+REQUESTS: dict[str, Any] = {
+    "TellJoke": pb.JokeRequest(),
+    "TellJokeStream": pb.JokeRequest(),
+    "TellStory": pb.StoryRequest(),
+    "TranslateText": pb.TranslateRequest(),
+    "DescribeImage": pb.ImageRequest(),
+    "GenerateCharacter": pb.CharacterRequest(),
+    "PirateChat": pb.ChatRequest(),
+    "GenerateCode": pb.CodeRequest(),
+    "ReviewCode": pb.CodeReviewRequest(),
+}
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with Service(COMMANDS[request.param]) as running:
+        yield running
+
+
+def events(body: str) -> list[Any]:
+    return [json.loads(block.removeprefix("data: ")) for block in body.strip().split("\n\n")]
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
+def test_the_health_paths_answer(service: Service, path: str) -> None:
+    assert service.http.get(path).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("operation", UNARY)
+def test_an_empty_object_and_an_empty_message_get_the_same_answer(service: Service, operation: Operation) -> None:
+    answer = service.http.post(operation.path, json={})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    over_rest = operation.output.model_validate_json(answer.content)
+    message = getattr(service.stub, operation.rpc)(REQUESTS[operation.rpc])
+    if operation.json_field:
+        over_grpc = operation.output.model_validate_json(getattr(message, operation.json_field))
+    else:
+        values = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+        if "skills" in values:
+            values["skills"] = {name: getattr(message.skills, name) for name in ("strength", "charisma", "endurance")}
+        over_grpc = operation.output.model_validate({k: v for k, v in values.items() if v != ""})
+    assert over_grpc == over_rest
+
+
+@pytest.mark.parametrize("operation", STREAMED)
+def test_a_stream_comes_in_chunks_and_ends_with_the_whole_text(service: Service, operation: Operation) -> None:
+    with service.http.stream("POST", operation.path, json={}) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        pieces = list(answer.iter_text())
+    assert len(pieces) > 1, "the server must flush each chunk"
+    *chunks, last = events("".join(pieces))
+    assert last == {"done": True, operation.text_field: "".join(chunk["chunk"] for chunk in chunks)}
+    over_grpc = [chunk.text for chunk in getattr(service.stub, operation.rpc)(REQUESTS[operation.rpc])]
+    assert over_grpc == [chunk["chunk"] for chunk in chunks]
+
+
+def test_invalid_input_is_told_in_the_callers_protocol(service: Service) -> None:
+    answer = service.http.post("/translate", json={"text": "a" * 10_001})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "text"]
+    with pytest.raises(grpc.RpcError) as caught:
+        service.stub.TranslateText(pb.TranslateRequest(text="a" * 10_001))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_grpc_health_serves(service: Service) -> None:
+    health = health_pb2_grpc.HealthStub(service.channel)
+    for name in ("", "genkit.sample.v1.GenkitService"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_production_shows_neither_docs_nor_reflection(service: Service) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json"):
+        assert service.http.get(path).status_code == 404
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_fresh_connection_to_any_worker_answers(service: Service) -> None:
+    for _ in range(8):
+        with grpc.insecure_channel(
+            f"127.0.0.1:{service.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            assert GenkitServiceStub(channel).Health(pb.HealthRequest()).status == "ok"
