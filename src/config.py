@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         "http://127.0.0.1:11434", pattern=r"^https?://\S+$", description="Base URL of an Ollama server."
     )
     model: str = Field(
-        default_factory=lambda data: _default_model(data),
+        default_factory=lambda data: _default_model(data),  # noqa: PLW0108 - defined below
         validate_default=True,
         description="`googleai/<name>`, `openai/<name>`, `ollama/<name>` or `offline/demo`; no default in production.",
     )

@@ -47,9 +47,7 @@ class Llm:
             return (await self._call(lambda: self._ai.generate(prompt=prompt, system=system))).text
         return (await self._call(lambda: self._stream(prompt, system, on_text))).text
 
-    async def structured(
-        self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None
-    ) -> OutputT:
+    async def structured(self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None) -> OutputT:
         """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
         return _output(
             schema, await self._call(lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools))

@@ -87,7 +87,7 @@ def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
         output = await while_connected(request.receive, runner.run(operation, body))
         return Response(output.__pydantic_serializer__.to_json(output, by_alias=True), media_type="application/json")
 
-    async def stream(request: Request, body: BaseModel) -> Response:
+    async def stream(_request: Request, body: BaseModel) -> Response:
         return EventStream(operation, runner, body)
 
     endpoint = stream if operation.streamed else answer

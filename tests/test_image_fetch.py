@@ -4,7 +4,7 @@ import asyncio
 import base64
 import datetime
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -295,7 +295,7 @@ def test_cancelling_closes_the_connection() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate of its own authority for `site.test`: (certificate, key)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site.test")])
@@ -315,11 +315,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     folder = tmp_path_factory.mktemp("tls")
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    yield folder / "cert.pem", folder / "key.pem"
+    return folder / "cert.pem", folder / "key.pem"
 
 
 @pytest.mark.parametrize(
@@ -361,7 +359,8 @@ def test_a_data_url_is_taken_as_it_is(url: str) -> None:
     "url",
     [
         *("data:text/html;base64,eA==", "data:image/svg+xml;base64,eA==", "data:image/png,xyz", "data:", "data:,x"),
-        *("data:image/png;base64,", "data:image/png;base64,e", "data:image/png;base64,e%3D", "data:image/png;base64,@@"),
+        *("data:image/png;base64,", "data:image/png;base64,e", "data:image/png;base64,e%3D"),
+        *("data:image/png;base64,@@",),
         *("data:image/png;charset=x;base64,eA==", "data:image/png;base64,eA==\n", " data:image/png;base64,eA=="),
     ],
 )

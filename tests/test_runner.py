@@ -1,9 +1,7 @@
 """Streams: nothing is lost, memory is bounded, and whoever leaves ends the work."""
 
 import asyncio
-from contextlib import aclosing
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

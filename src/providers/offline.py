@@ -5,6 +5,7 @@ It honours what a flow may ask of a model: an output schema, a system prompt, to
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def register(ai: Genkit) -> None:
     ai.define_model(name=OFFLINE_MODEL, fn=_answer, info=ModelInfo(label="Offline demo", supports=supports))
 
 
-async def _answer(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+async def _answer(request: ModelRequest[Any], ctx: ActionRunContext[Any]) -> ModelResponse:
     if request.tools and not _tool_answers(request):
         return _respond(request, Part(tool_request=_call(request.tools[0])))
     text = _text(request)
@@ -52,7 +53,7 @@ async def _answer(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse
     return _respond(request, Part(text=text))
 
 
-def _respond(request: ModelRequest, part: Part) -> ModelResponse:
+def _respond(request: ModelRequest[Any], part: Part) -> ModelResponse:
     asked = sum(len((p.text or "").split()) for message in request.messages for p in message.content)
     answered = len((part.text or "").split())
     return ModelResponse(
@@ -67,7 +68,7 @@ def _call(tool: ToolDefinition) -> ToolRequest:
     return ToolRequest(ref="demo-1", name=tool.name, input=arguments)
 
 
-async def _stream(text: str, ctx: ActionRunContext) -> None:
+async def _stream(text: str, ctx: ActionRunContext[Any]) -> None:
     words = re.findall(r"\S+\s*|\s+", text)
     for start in range(0, len(words), WORDS_PER_CHUNK):
         if start:
@@ -76,7 +77,7 @@ async def _stream(text: str, ctx: ActionRunContext) -> None:
         ctx.send_chunk(ModelResponseChunk(role=Role.MODEL, content=[Part(text=chunk)]))
 
 
-def _text(request: ModelRequest) -> str:
+def _text(request: ModelRequest[Any]) -> str:
     sentences = [f'This is the offline demo model, answering "{_quote(_last_words(request))}".']
     if persona := _persona(request):
         sentences.append(f"It was told: {persona}")
@@ -86,11 +87,11 @@ def _text(request: ModelRequest) -> str:
     return " ".join(sentences)
 
 
-def _parts(request: ModelRequest, *roles: str) -> list[Part]:
+def _parts(request: ModelRequest[Any], *roles: str) -> list[Part]:
     return [part for message in request.messages if message.role in roles for part in message.content]
 
 
-def _last_words(request: ModelRequest) -> str:
+def _last_words(request: ModelRequest[Any]) -> str:
     """The user's last text that is not an instruction about the output's format."""
     texts = [part.text for part in _parts(request, "user") if part.text and not (part.metadata or {}).get("purpose")]
     return texts[-1] if texts else ""
@@ -101,12 +102,12 @@ def _quote(text: str) -> str:
     return line if len(line) <= QUOTED_CHARS else line[:QUOTED_CHARS].rstrip() + "…"
 
 
-def _persona(request: ModelRequest) -> str:
+def _persona(request: ModelRequest[Any]) -> str:
     text = " ".join(part.text or "" for part in _parts(request, "system")).strip()
     return re.split(r"(?<=[.!?])\s", text)[0]
 
 
-def _images(request: ModelRequest) -> list[str]:
+def _images(request: ModelRequest[Any]) -> list[str]:
     found = []
     for part in _parts(request, "user"):
         if part.media is not None:
@@ -117,7 +118,7 @@ def _images(request: ModelRequest) -> list[str]:
     return found
 
 
-def _tool_answers(request: ModelRequest) -> list[str]:
+def _tool_answers(request: ModelRequest[Any]) -> list[str]:
     responses = [part.tool_response for part in _parts(request, "tool")]
     return [str(response.output) for response in responses if response is not None]
 
@@ -187,8 +188,8 @@ def _length(schema: Schema) -> int:
 
 
 def _number(schema: Schema, *, step: float) -> float:
-    low = max(schema.get("minimum", float("-inf")), schema.get("exclusiveMinimum", float("-inf")) + step)
-    high = min(schema.get("maximum", float("inf")), schema.get("exclusiveMaximum", float("inf")) - step)
-    if low == float("-inf"):
+    low: float = max(schema.get("minimum", float("-inf")), schema.get("exclusiveMinimum", float("-inf")) + step)
+    high: float = min(schema.get("maximum", float("inf")), schema.get("exclusiveMaximum", float("inf")) - step)
+    if math.isinf(low):
         return min(step * 2, high)
-    return low if high == float("inf") else type(step)((low + high) // 2)
+    return low if math.isinf(high) else type(step)((low + high) // 2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
@@ -69,7 +70,7 @@ class Service:
             "MODEL": "offline/demo",
             **env,
         }
-        self._output = TemporaryFile()
+        self._output = TemporaryFile()  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
@@ -120,8 +121,6 @@ class Service:
 
     def kill(self) -> None:
         """End it and every process it started."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()

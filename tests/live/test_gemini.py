@@ -1,6 +1,7 @@
 """The service against the Gemini API: what each thing that can happen there gives over REST and over gRPC."""
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from src.generated import service_pb2 as pb
 from tests.live.service import Service, free_port
 from tests.standins import gemini
-from tests.standins.gemini import Behaviour, GeminiStandIn, Gate
+from tests.standins.gemini import Behaviour, Gate, GeminiStandIn
 
 MODEL = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "canary-key"}
 
@@ -54,7 +55,7 @@ def grpc_stream(service: Service) -> tuple[list[str], grpc.StatusCode]:
 def grpc_status(call: Any, request: Any) -> grpc.StatusCode:
     with pytest.raises(grpc.RpcError) as caught:
         call(request)
-    assert "stand-in" not in caught.value.details()
+    assert "stand-in" not in str(caught.value.details())
     return caught.value.code()
 
 
@@ -219,8 +220,6 @@ def test_a_client_that_leaves_ends_the_call_to_gemini(service: Service, upstream
 
 
 def leave_rest(service: Service, upstream: GeminiStandIn, expected: int) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(b"POST /tell-joke HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
         upstream.wait_for(lambda: len(upstream.requests) == expected)

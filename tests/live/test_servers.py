@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from src.generated import service_pb2 as pb
 from src.generated.service_pb2_grpc import GenkitServiceStub
@@ -82,7 +83,7 @@ def test_invalid_input_is_told_in_the_callers_protocol(service: Service) -> None
 
 
 def test_grpc_health_serves(service: Service) -> None:
-    health = health_pb2_grpc.HealthStub(service.channel)
+    health: Any = health_pb2_grpc.HealthStub(service.channel)
     for name in ("", "genkit.sample.v1.GenkitService"):
         answer = health.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -91,9 +92,7 @@ def test_grpc_health_serves(service: Service) -> None:
 def test_production_shows_neither_docs_nor_reflection(service: Service) -> None:
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert service.http.get(path).status_code == 404
-    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-    stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(service.channel)
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,25 @@
+"""gunicorn: `gunicorn -c gunicorn.conf.py 'src.asgi:create_app()'`. Ports, workers and grace come from the settings."""
+
+import math
+from pathlib import Path
+
+from src.config import load_settings_or_exit
+
+_settings = load_settings_or_exit()
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+
+bind = f"{_host}:{_settings.port}"
+workers = _settings.workers
+worker_class = "uvicorn_worker.UvicornWorker"
+
+# Each worker makes its own app: grpc must not be loaded in the parent of a fork.
+preload_app = False
+
+# Seconds that requests in flight get after SIGTERM; the app itself drains gRPC within the same grace.
+graceful_timeout = math.ceil(_settings.shutdown_grace) + 1
+
+# Heartbeats go through a file, which must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+# The service writes its own log.
+accesslog = None

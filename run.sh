@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# ./run.sh [flags]      make .venv, install, start the service in debug mode (flags: ./run.sh --help)
+# ./run.sh test [args]  install what the tests need and run the whole suite (args go to pytest)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() {
+    printf 'error: %s\n' "$@" >&2
+    exit 1
+}
+
+find_python() {
+    local name seen=""
+    for name in python3.14 python3.13 python3.12 python3.11 python3; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+        seen="${seen:-$("$name" --version 2>/dev/null || true)}"
+    done
+    fail "Python 3.11 or newer is needed; found ${seen:-none}"
+}
+
+make_venv() {
+    if .venv/bin/python -c '' 2>/dev/null; then return; fi
+    local python
+    python=$(find_python)
+    rm -rf .venv
+    "$python" -m venv .venv >.venv.log 2>&1 || fail "could not make .venv (Debian: apt install python3-venv):" "$(tail -n 2 .venv.log)"
+    rm -f .venv.log
+}
+
+# install FILE: what the hash-pinned requirements FILE names, unless it has been installed before.
+install() {
+    local file=$1 stamp log=.venv/install.log
+    stamp=".venv/installed-$(basename "$file")-$(cksum <"$file" | tr ' ' '-')"
+    if [ -e "$stamp" ]; then return; fi
+    echo "Installing $file ..."
+    if install_with_uv "$file" >"$log" 2>&1 || .venv/bin/python -m pip install --require-hashes -r "$file" >>"$log" 2>&1; then
+        rm -f .venv/installed-"$(basename "$file")"-*
+        touch "$stamp"
+        return
+    fi
+    if grep -qiE 'dns error|name resolution|connection refused|failed to fetch|network|timed out|max retries' "$log"; then
+        fail "the packages could not be downloaded: is there a network? (all of it: $log)" "$(tail -n 1 "$log")"
+    fi
+    fail "the install failed (all of it: $log):" "$(tail -n 3 "$log")"
+}
+
+install_with_uv() {
+    local uv
+    uv=$(command -v uv || true)
+    if [ -z "$uv" ]; then
+        uv=.venv/bin/uv
+        [ -x "$uv" ] || .venv/bin/python -m pip install --quiet uv || return 1
+    fi
+    "$uv" pip install --python .venv/bin/python --compile-bytecode --require-hashes -r "$1"
+}
+
+announce() {
+    cat <<EOF
+Starting in debug mode, on this machine only (--port, --grpc-port choose other ports):
+  REST   http://127.0.0.1:${PORT:-8080}   docs: http://127.0.0.1:${PORT:-8080}/docs
+  gRPC   127.0.0.1:${GRPC_PORT:-50051}
+  model  ${MODEL:-$([ -n "${GEMINI_API_KEY:-}" ] && echo "Gemini Flash" || echo "offline/demo, embedded; set GEMINI_API_KEY for Gemini")}
+Try, once it says "service is up":
+  curl -s localhost:${PORT:-8080}/translate -H 'content-type: application/json' -d '{"text":"hello"}'
+  grpcurl -plaintext -d '{"text":"hello"}' localhost:${GRPC_PORT:-50051} genkit.sample.v1.GenkitService/TranslateText
+EOF
+}
+
+make_venv
+if [ "${1:-}" = test ]; then
+    shift
+    install requirements/dev.txt
+    exec .venv/bin/python -m pytest "$@"
+fi
+install requirements/runtime.txt
+case " $* " in *" --help "* | *" -h "*) ;; *) announce ;; esac
+exec .venv/bin/python -m src --debug "$@"

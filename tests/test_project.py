@@ -1,0 +1,51 @@
+"""The files around the code keep step with it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PRODUCTION_DEFAULTS = {"host": "0.0.0.0", "log_format": "json", "model": ""}
+
+
+def default_of(name: str) -> str:
+    if name in PRODUCTION_DEFAULTS:
+        return PRODUCTION_DEFAULTS[name]
+    value = Settings.model_fields[name].get_default()
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_example_file_has_every_setting_with_its_default() -> None:
+    lines = re.findall(r"^# ([A-Z_]+)=(.*)$", (ROOT / ".local.env.example").read_text(), re.MULTILINE)
+    # The name of the environment chooses the file, so it can't stand in it.
+    assert dict(lines) == {name.upper(): default_of(name) for name in Settings.model_fields if name != "app_env"}
+
+
+@pytest.mark.parametrize("file", ["requirements/runtime.txt", "requirements/dev.txt"])
+def test_requirements_are_pinned_with_hashes_and_name_no_host(file: str) -> None:
+    text = (ROOT / file).read_text()
+    packages = re.findall(r"^[a-zA-Z0-9].*$", text, re.MULTILINE)
+    assert packages
+    assert all("==" in line for line in packages)
+    assert len(re.findall(r"^[a-zA-Z0-9].*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(packages)
+    assert "://" not in text
+
+
+def test_the_parent_of_workers_loads_neither_grpc_nor_genkit() -> None:
+    code = "import sys, src.main; sys.exit(bool({'grpc', 'genkit', 'fastapi'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+
+
+def test_only_the_chosen_provider_is_imported() -> None:
+    code = (
+        "import sys; from src.config import load_settings; from src.asgi import create_app;"
+        "create_app(load_settings({'model': 'offline/demo', 'log_level': 'error'}));"
+        "sys.exit(bool({'genkit_google_genai', 'genkit_openai', 'genkit_ollama', 'grpc'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
