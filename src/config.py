@@ -144,7 +144,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     env_name = overrides.get("app_env") or os.environ.get("APP_ENV", "")
     env_files = (".env", f".{env_name}.env") if env_name else (".env",)
     try:
-        return Settings(_env_file=env_files, **overrides)  # type: ignore[call-arg]
+        return Settings(_env_file=env_files, **overrides)
     except ValidationError as error:
         raise ConfigError(_describe(error, overrides, env_files)) from None
 
@@ -165,7 +165,7 @@ def exit_with(message: str) -> NoReturn:
 
 def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: Sequence[str]) -> str:
     """One line a mistake. Pydantic hides the inputs (a secret may be among them); ours are shown unless secret."""
-    raw = _Unvalidated(_env_file=env_files).model_extra or {}  # type: ignore[call-arg]
+    raw = _Unvalidated(_env_file=env_files).model_extra or {}
     lines = []
     for mistake in error.errors(include_url=False, include_context=False):
         if mistake["type"] == "default_factory_not_called":  # only says that an earlier one was wrong
