@@ -1,0 +1,148 @@
+"""Starting and stopping: clear errors, a drain that loses nothing, the same under every server."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from src.generated import service_pb2 as pb
+from tests.live.service import COMMANDS, ROOT, Service, free_port
+from tests.standins import gemini
+from tests.standins.gemini import Gate, GeminiStandIn
+
+# uvicorn's own command raises the signal again when it is done: the drain is clean, the status says "by signal".
+EXIT_STATUS = {"uvicorn": -15}
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn() as standin:
+        yield standin
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStandIn) -> None:
+    gate = Gate()
+    upstream.default(gemini.text("one ", "two", gate=gate))
+    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    with Service(COMMANDS[name], **env) as service, ThreadPoolExecutor() as clients:
+        rest = clients.submit(lambda: service.http.post("/tell-joke", json={}))
+        stream = clients.submit(lambda: service.http.post("/tell-story/stream", json={}))
+        rpc = clients.submit(lambda: service.stub.TellJoke(pb.JokeRequest()))
+        stream_rpc = clients.submit(lambda: [chunk.text for chunk in service.stub.TellStory(pb.StoryRequest())])
+        upstream.wait_for(lambda: len(upstream.requests) == 4)
+        service.terminate()
+        wait_until_refused(service.port)
+        gate.release(6)
+        assert rest.result(10).json()["joke"] == "one two"
+        assert stream.result(10).text.endswith('data: {"done":true,"story":"one two"}\n\n')
+        assert rpc.result(10).joke == "one two"
+        assert stream_rpc.result(10) == ["one ", "two"]
+        assert service.wait(10) == EXIT_STATUS.get(name, 0)
+        assert_refused(service.grpc_port)
+
+
+def wait_until_refused(port: int) -> None:
+    """Until nobody accepts connections there any more, or for two seconds: not every server closes the door first."""
+    closed = threading.Event()
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return
+        closed.wait(0.01)
+
+
+def assert_refused(port: int) -> None:
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_idle_service_stops_at_once(name: str) -> None:
+    with Service(COMMANDS[name]) as service:
+        service.stub.Health(pb.HealthRequest())
+        service.terminate()
+        assert service.wait(5) == EXIT_STATUS.get(name, 0)
+        assert "Traceback" not in service.output()
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable"),
+    [pytest.param("--port", "PORT", id="REST"), pytest.param("--grpc-port", "GRPC_PORT", id="gRPC")],
+)
+def test_a_taken_port_is_named_with_its_flag(flag: str, variable: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        ports = {"--port": free_port(), "--grpc-port": free_port(), flag: taken.getsockname()[1]}
+        arguments = [str(part) for pair in ports.items() for part in pair]
+        done = run("-m", "src", "--debug", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    expected = f"error: {variable}={ports[flag]}: the port is taken on 127.0.0.1; choose another with {flag}\n"
+    assert done.stderr == expected
+
+
+@pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn", "gunicorn, 2 workers"])
+def test_a_wrong_setting_stops_any_server(name: str) -> None:
+    command = [part.format(port=free_port()) for part in COMMANDS[name]]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PATH": "", "MODEL": "offline/demo", "LLM_TIMEOUT": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode != 0) == (name != "hypercorn"), "hypercorn's own command ends with 0 all the same"
+    assert "error: LLM_TIMEOUT='soon' (--llm-timeout): Input should be a valid integer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_grpc_can_be_left_out() -> None:
+    with Service([*COMMANDS["python -m src"], "--no-grpc"]) as service:
+        assert service.http.post("/tell-joke", json={}).status_code == 200
+        with pytest.raises(grpc.RpcError) as caught:
+            service.stub.Health(pb.HealthRequest())
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_debug_opens_the_docs() -> None:
+    with Service(DEBUG="true") as service:
+        assert service.http.get("/docs").status_code == 200
+        paths = service.http.get("/openapi.json").json()["paths"]
+        assert {"/translate", "/tell-story/stream", "/health"} <= paths.keys()
+        body = paths["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert body == {"$ref": "#/components/schemas/TranslateRequest"}
+
+
+def test_debug_opens_reflection() -> None:
+    buf = ROOT / "node_modules" / ".bin" / "buf"
+    if not buf.exists():
+        pytest.skip("needs the gRPC client of another maker: npm ci")
+    with Service(DEBUG="true") as service:
+        method = f"http://127.0.0.1:{service.grpc_port}/genkit.sample.v1.GenkitService/TranslateText"
+        called = subprocess.run(
+            [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", method, "-d", '{"text":"hello"}'],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert called.returncode == 0, called.stderr
+        assert json.loads(called.stdout)["originalText"] == "hello"
