@@ -64,7 +64,7 @@ Starting in debug mode, on this machine only (--port, --grpc-port choose other p
   gRPC   127.0.0.1:${GRPC_PORT:-50051}
   model  ${MODEL:-$([ -n "${GEMINI_API_KEY:-}" ] && echo "Gemini Flash" || echo "offline/demo, embedded; set GEMINI_API_KEY for Gemini")}
 Try, once it says "service is up":
-  curl -s localhost:${PORT:-8080}/translate -H 'content-type: application/json' -d '{"text":"hello"}'
+  curl -s localhost:${PORT:-8080}/translate --json '{"text":"hello"}'
   grpcurl -plaintext -d '{"text":"hello"}' localhost:${GRPC_PORT:-50051} genkit.sample.v1.GenkitService/TranslateText
 EOF
 }

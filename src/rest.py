@@ -119,8 +119,11 @@ class _OperationRoute(APIRoute):
         model: type[BaseModel] = self.endpoint.__annotations__["body"]
 
         async def handle(request: Request) -> Response:
+            raw = await request.body()
+            if raw and not _is_json(request.headers.get("content-type", "")):
+                raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
             try:
-                body = model.model_validate_json(await request.body() or b"{}")
+                body = model.model_validate_json(raw or b"{}")
             except ValidationError as error:
                 return _unprocessable(public_validation_errors(error.errors(include_url=False)))
             try:
@@ -130,6 +133,12 @@ class _OperationRoute(APIRoute):
             return answer
 
         return handle
+
+
+def _is_json(content_type: str) -> bool:
+    """Anything else could come from a form on another site, which a browser sends without asking."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
 class EventStream(Response):

@@ -1,0 +1,74 @@
+"""Start-up, from the command to the first 200 on /health: the service against a bare FastAPI app on granian.
+
+    .venv/bin/python -m benchmarks.startup
+
+Both are started in turn in the same run; the ratio of the medians is what counts.
+"""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from fastapi import FastAPI
+
+ROUNDS = 7
+GRANIAN = [str(Path(sys.executable).parent / "granian"), "--interface", "asgi", "--loop", "uvloop", "--factory"]
+
+
+def bare() -> FastAPI:
+    """The baseline: one endpoint, nothing else."""
+    app = FastAPI()
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def seconds_to_first_answer(app: str) -> float:
+    """Seconds from starting granian with `app` to its first 200."""
+    port = free_port()
+    env = {"PATH": os.environ["PATH"], "MODEL": "offline/demo", "GRPC_PORT": str(free_port()), "LOG_LEVEL": "error"}
+    began = time.perf_counter()
+    process = subprocess.Popen([*GRANIAN, app, "--port", str(port), "--log-level", "error"], env=env)
+    try:
+        while time.perf_counter() - began < 30:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                    return time.perf_counter() - began
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.002)
+    finally:
+        process.terminate()
+        process.wait()
+    raise TimeoutError(app)
+
+
+def main() -> None:
+    """Print both medians and their ratio."""
+    times: dict[str, list[float]] = {"benchmarks.startup:bare": [], "src.asgi:create_app": []}
+    for number in range(ROUNDS + 1):
+        for app, measured in times.items():
+            seconds = seconds_to_first_answer(app)
+            if number:  # the first round warms the file cache
+                measured.append(seconds)
+    baseline, service = (statistics.median(measured) for measured in times.values())
+    print(f"bare FastAPI on granian {baseline:.2f} s, the service {service:.2f} s, ratio {service / baseline:.2f}")
+
+
+if __name__ == "__main__":
+    main()

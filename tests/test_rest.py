@@ -1,0 +1,87 @@
+"""The REST adapter around flows of a scripted model, without a server: bodies, errors and documents."""
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.types import ASGIApp
+
+from src.asgi import create_app
+from src.config import load_settings
+
+
+@pytest.fixture(scope="module")
+def app() -> ASGIApp:
+    return create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
+
+
+@pytest.fixture
+def client(app: ASGIApp) -> Iterator["Client"]:
+    yield Client(app)
+
+
+class Client:
+    """Sends a request to an app in this process."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def post(self, path: str, body: bytes, content_type: str = "application/json") -> httpx.Response:
+        headers = {"content-type": content_type} if content_type else {}
+
+        async def scenario() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+                return await http.post(path, content=body, headers=headers)
+
+        return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"text": "a"', id="cut off"),
+        pytest.param(b"[]", id="no object"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b'"text"', id="a string"),
+        pytest.param(b'{"text": 5}', id="wrong type"),
+        pytest.param(b'{"text": NaN}', id="NaN"),
+        pytest.param(b'{"text": "\xff"}', id="no UTF-8"),
+        pytest.param(b'{"text": "\\ud800"}', id="half a surrogate pair"),
+        pytest.param(b'{"x":' * 1000 + b"1" + b"}" * 1000, id="1,000 deep"),
+        pytest.param(b'{"text":' + b"[" * 100_000, id="100,000 open brackets"),
+        pytest.param(b'{"text": ' + b"9" * 5000 + b"}", id="a huge number"),
+        pytest.param(b"\xff\xfe{\x00}\x00", id="UTF-16"),
+    ],
+)
+def test_a_bad_body_is_unprocessable_and_never_echoed(client: Client, body: bytes) -> None:
+    answer = client.post("/translate", body)
+    assert answer.status_code == 422
+    for problem in answer.json()["detail"]:
+        assert problem.keys() == {"type", "loc", "msg"}
+        assert problem["loc"][0] == "body"
+
+
+def test_no_body_is_an_empty_object(client: Client) -> None:
+    assert client.post("/chat", b"", content_type="").json() == client.post("/chat", b"{}").json()
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "APPLICATION/JSON; charset=utf-8", "application/x+json"])
+def test_json_by_any_of_its_names_is_taken(client: Client, content_type: str) -> None:
+    assert client.post("/chat", b"{}", content_type).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"]
+)
+def test_what_a_foreign_form_can_send_is_refused(client: Client, content_type: str) -> None:
+    answer = client.post("/chat", b"{}", content_type)
+    assert answer.status_code == 415
+    assert answer.json()["title"] == "Unsupported Media Type"
+
+
+def test_an_unknown_path_is_told_as_a_problem(client: Client) -> None:
+    answer = client.post("/nowhere", b"{}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.json() == {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "Not Found"}
