@@ -1,7 +1,6 @@
 """The REST adapter around flows of a scripted model, without a server: bodies, errors and documents."""
 
 import asyncio
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -17,8 +16,8 @@ def app() -> ASGIApp:
 
 
 @pytest.fixture
-def client(app: ASGIApp) -> Iterator["Client"]:
-    yield Client(app)
+def client(app: ASGIApp) -> "Client":
+    return Client(app)
 
 
 class Client:

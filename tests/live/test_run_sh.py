@@ -127,12 +127,8 @@ def test_the_service_of_this_checkout_starts(tmp_path: Path) -> None:
             lines.append(line)
             if "service is up" in line and not line.startswith("Try"):
                 break
-        assert (
-            httpx.HTTPTransport(retries=9)
-            .handle_request(httpx.Request("GET", f"http://127.0.0.1:{port}/ready"))
-            .status_code
-            == 200
-        )
+        with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as client:
+            assert client.get(f"http://127.0.0.1:{port}/ready").status_code == 200
         process.terminate()
         rest = process.stdout.read()
         assert process.wait(10) == 0, rest
