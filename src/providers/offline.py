@@ -98,7 +98,8 @@ def _last_words(request: ModelRequest[Any]) -> str:
 
 
 def _quote(text: str) -> str:
-    line = " ".join(text.split())
+    """The last paragraph of a prompt, which is where the caller's own words stand, on one short line."""
+    line = " ".join(text.strip().rpartition("\n\n")[2].split())
     return line if len(line) <= QUOTED_CHARS else line[:QUOTED_CHARS].rstrip() + "…"
 
 
