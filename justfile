@@ -20,7 +20,7 @@ lint: proto-check
     .venv/bin/ruff format --check
     .venv/bin/mypy
     .venv/bin/shellcheck run.sh .ci/run
-    npm ci --silent --no-fund --no-audit
+    npm install --no-save --silent --no-fund --no-audit
     node_modules/.bin/buf lint protos
 
 # Format the code.

@@ -135,7 +135,7 @@ def test_debug_opens_the_docs() -> None:
 def test_debug_opens_reflection() -> None:
     buf = ROOT / "node_modules" / ".bin" / "buf"
     if not buf.exists():
-        pytest.skip("needs the gRPC client of another maker: npm ci")
+        pytest.skip("needs the gRPC client of another maker: npm install")
     with Service(DEBUG="true") as service:
         method = f"http://127.0.0.1:{service.grpc_port}/genkit.sample.v1.GenkitService/TranslateText"
         called = subprocess.run(
