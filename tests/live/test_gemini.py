@@ -221,7 +221,8 @@ def test_a_client_that_leaves_ends_the_call_to_gemini(service: Service, upstream
 
 def leave_rest(service: Service, upstream: GeminiStandIn, expected: int) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as client:
-        client.sendall(b"POST /tell-joke HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        head = "POST /tell-joke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
+        client.sendall(f"{head}{{}}".encode())
         upstream.wait_for(lambda: len(upstream.requests) == expected)
 
 
