@@ -20,6 +20,7 @@ from src.llm import Llm
 from src.observability.logs import configure_logging
 from src.rest import build_rest
 from src.runner import Runner
+from src.util.stop_signals import noticing_stop_signals
 
 log = structlog.get_logger(__name__)
 
@@ -58,14 +59,19 @@ class Service:
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
-        async with self._grpc():
-            self.ready = True
-            self._announce()
-            try:
+        with noticing_stop_signals(self._begin_stop):
+            async with self._grpc():
+                self.ready = True
+                self._announce()
                 yield
-            finally:
-                self.ready = False
-                log.info("shutting down", grace=self._settings.shutdown_grace)
+                self._begin_stop()
+        log.info("stopped")
+
+    def _begin_stop(self) -> None:
+        """Turn unready, once: at the signal where the process sees it, else when the server ends the lifespan."""
+        if self.ready:
+            self.ready = False
+            log.info("stopping", grace=self._settings.shutdown_grace)
 
     async def _resolve_model(self) -> None:
         """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""

@@ -11,10 +11,11 @@ import binascii
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 
@@ -22,20 +23,27 @@ from src.errors import InvalidInput
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
+Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_REDIRECTS = 3
 TIMEOUT = 10.0
+HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "hardened-genkit-service"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif", "image/gif"})
 
-_DATA_URL = re.compile(r"data:(?P<type>image/[a-z0-9.+-]+);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
+# ASCII: ignoring case would else let in the two letters outside it that fold to s and k.
+_DATA_URL = re.compile(
+    r"data:(?P<type>image/[a-z0-9.+-]+);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE | re.ASCII
+)
 
 # IANA special-purpose registries (RFC 6890). Written out: `is_global` differs between Python versions.
+# And Azure's platform services (168.63.129.16), which answer only from inside although their address looks public.
 _CLOSED_IPV4 = tuple(
     IPv4Network(net)
     for net in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        "168.63.129.16/32",
         *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
         *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
     )
@@ -70,7 +78,7 @@ class ImageFetcher:
         ports: The port allowed for each scheme.
         timeout: Seconds for everything, name resolution and redirects included.
         max_bytes: Size of the image at most.
-        tls: How servers are verified; the system's authorities when not given.
+        tls: How servers are verified; `certifi`'s authorities when not given.
     """
 
     def __init__(
@@ -133,7 +141,7 @@ class ImageFetcher:
 
     async def _checked_address(self, url: httpx.URL) -> Address:
         port = self._ports.get(url.scheme)
-        if port is None or not url.host or url.userinfo or (url.port or DEFAULT_PORTS[url.scheme]) != port:
+        if port is None or not url.raw_host or url.userinfo or _port(url) != port:
             _refuse("must be a plain http: or https: URL on the default port, or a data: URL")
         try:
             addresses = await self._resolve(url.raw_host.decode("ascii"), port)
@@ -146,23 +154,20 @@ class ImageFetcher:
     async def _get(self, url: httpx.URL, address: Address) -> str | httpx.URL:
         """The image, or where it has moved to. The connection goes to `address`, TLS is verified for the name.
 
-        A client of its own for each request: nothing (a connection verified for another name, a cookie) is carried
-        from one to the next.
+        A bare transport for each request: nothing (a connection verified for another name, a cookie) is carried from
+        one to the next, and nothing but this module reads where a redirect leads.
         """
-        headers = {"host": url.netloc.decode("ascii"), "accept": "image/*", "accept-encoding": "identity"}
+        headers = HEADERS | {"host": url.netloc.decode("ascii")}
         async with (
-            httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self._timeout) as client,
-            client.stream(
-                "GET",
-                url.copy_with(host=str(address)),
-                headers=headers,
-                extensions={"sni_hostname": url.raw_host.decode("ascii")},
-                follow_redirects=False,
-            ) as response,
+            _closing_connections() as trace,
+            httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport,
         ):
-            if response.has_redirect_location:
-                return _parse(str(url.join(response.headers["location"])))
-            return self._data_url(self._checked_type(response), await self._body(response))
+            extensions = {"sni_hostname": url.raw_host.decode("ascii"), "trace": trace}
+            request = httpx.Request("GET", url.copy_with(host=str(address)), headers=headers, extensions=extensions)
+            async with aclosing(await transport.handle_async_request(request)) as response:
+                if response.has_redirect_location:
+                    return _parse(response.headers["location"], base=url)
+                return self._data_url(self._checked_type(response), await self._body(response))
 
     @staticmethod
     def _checked_type(response: httpx.Response) -> str:
@@ -188,10 +193,30 @@ class ImageFetcher:
         return self._given_tls or httpx.create_ssl_context(trust_env=False)
 
 
-def _parse(url: str) -> httpx.URL:
+@asynccontextmanager
+async def _closing_connections() -> AsyncIterator[Trace]:
+    """A trace for httpx that notes each connection made; all are closed at the end.
+
+    httpcore leaves a connection open whose TLS handshake is cancelled, so a server that stalls there would keep a
+    socket of ours for every request.
+    """
+    async with AsyncExitStack() as connections:
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                connections.push_async_callback(info["return_value"].aclose)
+
+        yield trace
+
+
+def _port(url: httpx.URL) -> int | None:
+    return DEFAULT_PORTS.get(url.scheme) if url.port is None else url.port
+
+
+def _parse(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
     """The URL as httpx, which also sends the request, understands it: no two parsers can disagree."""
     try:
-        parsed = httpx.URL(url)
+        parsed = base.join(url) if base else httpx.URL(url)
         parsed.raw_host.decode("ascii")
     except (httpx.InvalidURL, ValueError, TypeError):
         _refuse("is not a valid URL")

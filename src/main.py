@@ -2,12 +2,14 @@
 
 import errno
 import math
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
+from src.util.stop_signals import block_stop_signals, unblock_stop_signals
 
 APP = "src.asgi:create_app"
 
@@ -48,6 +50,9 @@ def _granian(settings: Settings) -> None:
     from granian.constants import Interfaces, Loops
     from granian.log import LogLevels
 
+    # A worker starts as a copy of this process, handlers included, and would swallow a signal while it still imports.
+    # So workers start with these signals blocked: they wait until the app's lifespan is ready for them.
+    os.register_at_fork(before=block_stop_signals, after_in_parent=unblock_stop_signals)
     Granian(
         APP,
         address=settings.host,

@@ -5,21 +5,22 @@ import base64
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.errors import InvalidInput
-from src.image_fetch import Address, ImageFetcher, is_public
+from src.image_fetch import Address, ImageFetcher, _parse, is_public
 from src.schemas import ImageRequest
 
 PNG = b"\x89PNG\r\n"
@@ -36,6 +37,7 @@ class Site:
         self.answers = answers
         self.requests: list[str] = []
         self.connections = 0
+        self.reached = asyncio.Event()
         self.closed_early = asyncio.Event()
         self._tls = tls
 
@@ -48,7 +50,9 @@ class Site:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            request = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first = await reader.readexactly(1)
+            self.reached.set()
+            request = (first + await reader.readuntil(b"\r\n\r\n")).decode()
             self.requests.append(request)
             answer = self.answers.get(request.split(" ")[1], b"")
             writer.write(answer)
@@ -57,7 +61,7 @@ class Site:
                 await reader.read()
                 self.closed_early.set()
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+            self.closed_early.set()
         finally:
             writer.close()
 
@@ -72,6 +76,12 @@ def answer(body: bytes = PNG, *, status: str = "200 OK", **headers: str) -> byte
 
 def moved(location: str) -> bytes:
     return answer(b"", status="302 Found", location=location)
+
+
+def chunked(chunks: list[bytes]) -> bytes:
+    """An answer whose body is still open after these chunks."""
+    head = answer(b"", content_length="", transfer_encoding="chunked")
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
 
 
 def fetcher(port: int, **options: Any) -> ImageFetcher:
@@ -110,7 +120,7 @@ def refusal_of(url: str, **options: Any) -> str:
         *("127.0.0.1", "127.255.255.254", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1"),
         *("169.254.169.254", "169.254.170.2", "100.64.0.1", "100.127.255.255", "192.0.0.1", "192.0.2.1"),
         *("198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1"),
-        *("255.255.255.255", "192.88.99.1", "100.100.100.200"),
+        *("255.255.255.255", "192.88.99.1", "100.100.100.200", "168.63.129.16"),
         *("::", "::1", "fe80::1", "fec0::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "3fff::1"),
         *("::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "2002:7f00:1::1", "2002:a00:1::", "64:ff9b::a00:1"),
         *("64:ff9b::7f00:1", "64:ff9b:1::1", "2001::1", "2001:0:a00:1::", "100::1", "5f00::1", "::ffff:0:127.0.0.1"),
@@ -145,6 +155,13 @@ def test_what_python_calls_private_is_closed(v4: IPv4Address) -> None:
         *("http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[fe80::1%25eth0]/", "http://localhost/"),
         *("http://LOCALHOST/", "http://localhost./", "http://169.254.169.254/computeMetadata/v1/", "http://0/"),
         *("http://①②⑦.0.0.1/", "https://10.0.0.1/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/"),
+        *(
+            "http://127%2e0.0.1/",
+            "http://127.0.0.1./",
+            "http://.localhost/",
+            "http://xn--/",
+            "http://xn--ls8h.invalid/",
+        ),
     ],
 )
 def test_a_host_that_is_not_public_is_refused_however_it_is_spelled(url: str) -> None:
@@ -157,7 +174,7 @@ def test_a_host_that_is_not_public_is_refused_however_it_is_spelled(url: str) ->
         *("file:///etc/passwd", "ftp://8.8.8.8/x.png", "gopher://8.8.8.8/", "//8.8.8.8/x.png", "x.png", "", " "),
         *("http://", "http:///x.png", "https://user:pass@8.8.8.8/", "https://8.8.8.8:22/", "http://8.8.8.8:443/"),
         *("javascript:alert(1)", "http:8.8.8.8", "http://8.8.8.8\\@127.0.0.1/", "http://exa mple/", "http://[::1/"),
-        *("http://8.8.8.8:99999/", "http://\x00/", "http://a\r\nhost: b/"),
+        *("http://8.8.8.8:0/", "https://8.8.8.8:0/", "http://8.8.8.8:99999/", "http://\x00/", "http://a\r\nhost: b/"),
     ],
 )
 def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
@@ -165,6 +182,9 @@ def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
 
 
 @given(st.one_of(st.text(max_size=60), st.text(max_size=40).map("http://".__add__), st.text().map("data:".__add__)))
+@example("http://xn--/")
+@example("data:image/png;base64,\u017f\u017f\u017f\u017f")
+@example("data:image/png;base64,\u212a\u212a\u212a\u212a")
 def test_any_text_is_an_image_or_invalid_input(url: str) -> None:
     async def nowhere(_host: str, _port: int) -> list[Address]:
         return []
@@ -236,7 +256,12 @@ def test_the_server_sees_the_host_and_nothing_about_the_caller() -> None:
         pytest.param({"/": b"garbage\r\n\r\n"}, "could not be fetched", id="no HTTP"),
         pytest.param({"/": moved("file:///etc/passwd")}, "must be a plain http", id="redirect to a file"),
         pytest.param({"/": moved("http://[")}, "must be a plain http", id="redirect to nonsense"),
+        pytest.param({"/": moved("http:////[")}, "is not a valid URL", id="redirect to worse nonsense"),
+        pytest.param({"/": moved("http://xn--/")}, "must be a plain http", id="redirect to no domain name"),
         pytest.param({"/": moved("/")}, "more than 3 redirects", id="redirect loop"),
+        pytest.param({"/": moved(PNG_URL)}, "must be a plain http", id="redirect to a data URL"),
+        pytest.param({"/": moved("http://u:p@site.test/")}, "must be a plain http", id="redirect with a password"),
+        pytest.param({"/": chunked([b"x" * 60, b"x" * 60])}, "larger than 100 bytes", id="too large, in chunks"),
     ],
 )
 def test_what_is_no_usable_image_is_invalid_input(answers: dict[str, bytes], message: str) -> None:
@@ -254,6 +279,13 @@ def test_a_redirect_to_a_closed_host_is_refused() -> None:
         assert len(site.requests) == 1
 
     asyncio.run(scenario())
+
+
+@given(st.text("[]:/\\@?#%.-xn0afhtp\u2100\u24d0", max_size=20), st.sampled_from(["", "//", "http://", "http://xn--"]))
+@example("[", "http:////")
+def test_any_redirect_target_is_a_url_or_invalid_input(target: str, prefix: str) -> None:
+    with suppress(InvalidInput):
+        _parse(prefix + target, base=httpx.URL("http://site.test/x"))
 
 
 @pytest.mark.parametrize(("hops", "allowed"), [(3, True), (4, False)])
@@ -279,17 +311,53 @@ def test_a_name_server_that_never_answers_ends_with_the_limit() -> None:
     assert "longer than 0.05 seconds" in refusal_of("http://slow.test/", resolve=never, timeout=0.05)
 
 
-def test_cancelling_closes_the_connection() -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_cancelling_closes_the_connection(scheme: str) -> None:
+    """The site answers nothing: under https the handshake is what hangs."""
+
     async def scenario() -> None:
         site = Site({})
-        async with site.running() as port:
-            work = asyncio.create_task(fetcher(port).fetch(f"http://site.test:{port}/"))
-            while not site.requests:
-                await asyncio.sleep(0)
+        async with site.running() as port, asyncio.timeout(5):
+            work = asyncio.create_task(fetcher(port).fetch(f"{scheme}://site.test:{port}/"))
+            await site.reached.wait()
             work.cancel()
-            async with asyncio.timeout(5):
-                await site.closed_early.wait()
+            await site.closed_early.wait()
             assert work.cancelled()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_time_limit_closes_the_connection(scheme: str) -> None:
+    async def scenario() -> None:
+        site = Site({})
+        async with site.running() as port, asyncio.timeout(5):
+            with pytest.raises(InvalidInput, match="longer than"):
+                await fetcher(port, timeout=0.2).fetch(f"{scheme}://site.test:{port}/")
+            await site.closed_early.wait()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_drips_ends_with_the_limit() -> None:
+    """Each byte comes well within the limit, all of them don't."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"", content_length="1000"))
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"x")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1), 0.02)
+        writer.close()
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(InvalidInput, match="longer than"):
+                await fetcher(port, timeout=0.2).fetch(f"http://site.test:{port}/")
 
     asyncio.run(scenario())
 
@@ -360,7 +428,7 @@ def test_a_data_url_is_taken_as_it_is(url: str) -> None:
     [
         *("data:text/html;base64,eA==", "data:image/svg+xml;base64,eA==", "data:image/png,xyz", "data:", "data:,x"),
         *("data:image/png;base64,", "data:image/png;base64,e", "data:image/png;base64,e%3D"),
-        *("data:image/png;base64,@@",),
+        *("data:image/png;base64,@@", "data:image/png;ba\u017fe64,eA=="),
         *("data:image/png;charset=x;base64,eA==", "data:image/png;base64,eA==\n", " data:image/png;base64,eA=="),
     ],
 )

@@ -74,6 +74,21 @@ def test_an_idle_service_stops_at_once(name: str) -> None:
         assert "Traceback" not in service.output()
 
 
+@pytest.mark.parametrize("line", ["Spawning worker-2", "service is up"])
+def test_a_stop_in_the_middle_of_the_start_is_not_lost(line: str) -> None:
+    command = [sys.executable, "-m", "src", "--debug", "--workers", "2"]
+    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    with subprocess.Popen(
+        [*command, *ports], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line in output for output in process.stdout)
+        process.terminate()
+        output = process.stdout.read()
+        assert process.wait(5) == 0
+        assert "refused to gracefully stop" not in output
+
+
 @pytest.mark.parametrize(
     ("flag", "variable"),
     [pytest.param("--port", "PORT", id="REST"), pytest.param("--grpc-port", "GRPC_PORT", id="gRPC")],
