@@ -2,15 +2,29 @@
 
 import math
 from pathlib import Path
+from typing import Any, ClassVar
+
+from uvicorn_worker import UvicornWorker
 
 from src.config import load_settings_or_exit
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """uvicorn's worker without its name in the answers and without its own access log."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        **UvicornWorker.CONFIG_KWARGS,
+        "server_header": False,
+        "access_log": False,
+    }
+
 
 _settings = load_settings_or_exit()
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 
 bind = f"{_host}:{_settings.port}"
 workers = _settings.workers
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = Worker
 
 # Each worker makes its own app: grpc must not be loaded in the parent of a fork.
 preload_app = False

@@ -20,6 +20,7 @@ from src.llm import Llm
 from src.observability.logs import configure_logging
 from src.rest import build_rest
 from src.runner import Runner
+from src.security import apply_security_middleware
 from src.util.stop_signals import noticing_stop_signals
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         exit_with(str(error))
     runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), ImageFetcher()))
     service = Service(settings, ai, runner)
-    return build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    return apply_security_middleware(rest, settings)
 
 
 class Service:
@@ -94,6 +96,11 @@ class Service:
 
     def _announce(self) -> None:
         settings = self._settings
+        if not settings.trusted_host_patterns and not settings.debug:
+            log.warning(
+                "TRUSTED_HOSTS is empty: the Host header is not checked. Name the domain(s) that it answers to: "
+                "a forged host can poison caches, and links that are made from it"
+            )
         rest = f"http://{settings.host}:{settings.port}"
         places = {"rest": rest}
         if settings.debug:

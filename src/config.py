@@ -6,9 +6,11 @@ gets a production service that refuses to start until a model is named.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -17,6 +19,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
+CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its peer
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
 MODEL_PROVIDERS = ("googleai", "ollama", "offline", "openai")
 
 
@@ -65,6 +70,22 @@ class Settings(BaseSettings):
         10.0, ge=0, le=3600, description="Seconds that requests in flight may take to finish after SIGTERM."
     )
 
+    cors_allowed_origins: str = Field(
+        "",
+        description="Origins, comma-separated, whose scripts may call; empty: same origin only, in debug any.",
+    )
+    trusted_hosts: str = Field(
+        "", description="Host names, comma-separated, that requests may be addressed to; `*.example.com` for all below."
+    )
+    trusted_proxies: str = Field(
+        default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
+        description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count; on Cloud Run its front end.",
+    )
+    max_body_size: int = Field(1_048_576, ge=1, le=1 << 30, description="Bytes of a request's body or message at most.")
+    request_timeout: float = Field(
+        125.0, gt=0, le=3600, description="Seconds that a request may take in all, its upload and its stream included."
+    )
+
     gemini_api_key: SecretStr | None = Field(
         None, description="Key of the Gemini API; alone it chooses Gemini Flash as the model."
     )
@@ -89,6 +110,27 @@ class Settings(BaseSettings):
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
         False, description="Record no traces at all, not even in memory."
     )
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _known_origins(cls, value: str) -> str:
+        if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split(value)):
+            return value
+        raise ValueError("name origins as https://example.com or https://example.com:8443, without a path, or *")
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _known_hosts(cls, value: str) -> str:
+        if all(_HOST_PATTERN.fullmatch(host) for host in split(value)):
+            return value
+        raise ValueError("name hosts as api.example.com, *.example.com or an address, without scheme and port")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_networks(cls, value: str) -> str:
+        for network in split(value):
+            ip_network(network)  # its ValueError names what is wrong
+        return value
 
     @field_validator("model")
     @classmethod
@@ -118,6 +160,21 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def cors_origins(self) -> list[str]:
+        """The origins whose scripts may read answers; `*` is any."""
+        return split(self.cors_allowed_origins) or (["*"] if self.debug else [])
+
+    @property
+    def trusted_host_patterns(self) -> list[str]:
+        """The hosts that requests may be addressed to; none: any."""
+        return split(self.trusted_hosts)
+
+    @property
+    def trusted_proxy_networks(self) -> list[str]:
+        """The networks whose forwarding headers count."""
+        return split(self.trusted_proxies)
+
+    @property
     def model_provider(self) -> str:
         """The part of `model` before the slash: googleai, openai, ollama or offline."""
         return self.model.partition("/")[0]
@@ -126,6 +183,11 @@ class Settings(BaseSettings):
     def model_name(self) -> str:
         """The part of `model` after the slash, the provider's own name for it."""
         return self.model.partition("/")[2]
+
+
+def split(value: str) -> list[str]:
+    """The entries of a comma-separated setting."""
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 def _default_model(data: Mapping[str, Any]) -> str:

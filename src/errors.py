@@ -30,17 +30,15 @@ class ServiceError(Exception):
         """Whether this is none of the expected failures: worth a traceback in the log, and someone's attention."""
         return type(self) is ServiceError
 
-    def problem(self, request_id: str | None = None) -> dict[str, Any]:
+    def problem(self, request_id: str) -> dict[str, Any]:
         """The body of an `application/problem+json` answer (RFC 9457)."""
-        body: dict[str, Any] = {
+        return {
             "type": f"urn:problem:{self.slug}",
             "title": self.title,
             "status": self.http_status,
             "detail": self.detail,
+            "request_id": request_id,
         }
-        if request_id:
-            body["request_id"] = request_id
-        return body
 
 
 class InvalidInput(ServiceError):
@@ -59,6 +57,16 @@ class InvalidInput(ServiceError):
     def as_validation_errors(self) -> list[dict[str, Any]]:
         """The same in the shape of FastAPI's own 422."""
         return [{"type": "value_error", "loc": ["body", self.field], "msg": self.message}]
+
+
+class PayloadTooLarge(ServiceError):
+    """The body, or the message, is over the limit."""
+
+    slug = "payload-too-large"
+    title = "Payload too large"
+    http_status = 413
+    grpc_code = "RESOURCE_EXHAUSTED"
+    default_detail = "The request is larger than allowed."
 
 
 class ModelFailed(ServiceError):

@@ -33,7 +33,7 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
         self._health = grpc_health.HealthServicer()
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=(("grpc.max_receive_message_length", settings.max_body_size),))
         self._server.add_generic_rpc_handlers((_service_handlers(runner),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.debug:

@@ -4,7 +4,7 @@ FastAPI routes, and documents from the endpoints' types; the bytes of a request 
 written by pydantic directly, which is faster and refuses bad JSON of any kind in the one way clients know.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from src.config import Settings
@@ -24,12 +25,12 @@ from src.operations import OPERATIONS, Operation
 from src.runner import Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
+from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
+from src.util.request_id import request_id_of
 
 log = structlog.get_logger(__name__)
 
 CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
-HEALTH_PATHS = ("/health", "/healthz")
-READY_PATHS = ("/ready", "/readyz")
 
 
 def build_rest(
@@ -58,9 +59,13 @@ def build_rest(
     async def on_error(request: Request, error: Exception) -> Response:
         return error_response(request.scope, error)
 
-    app.add_exception_handler(Exception, on_error)
-    for handled in (ServiceError, HTTPException):  # these would else be taken by FastAPI's own handlers
-        app.add_exception_handler(handled, on_error)
+    async def leave_to_the_chain(_request: Request, error: Exception) -> Response:
+        raise error
+
+    for expected in (ServiceError, HTTPException):
+        app.add_exception_handler(expected, on_error)
+    # Starlette would answer a bug itself, in plain text and outside its own middleware.
+    app.add_exception_handler(Exception, leave_to_the_chain)
     return app
 
 
@@ -77,7 +82,7 @@ def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
             return Response(ok, media_type="application/json")
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE)
 
-    for paths, endpoint in ((HEALTH_PATHS, health), (READY_PATHS, ready)):
+    for paths, endpoint in ((LIVENESS_PATHS, health), (READINESS_PATHS, ready)):
         for path in paths:
             app.add_api_route(path, endpoint, methods=["GET"], response_model=HealthResponse, tags=["health"])
 
@@ -119,7 +124,10 @@ class _OperationRoute(APIRoute):
         model: type[BaseModel] = self.endpoint.__annotations__["body"]
 
         async def handle(request: Request) -> Response:
-            raw = await request.body()
+            try:
+                raw = await request.body()
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
             if raw and not _is_json(request.headers.get("content-type", "")):
                 raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
             try:
@@ -192,27 +200,26 @@ def _unprocessable(errors: list[dict[str, Any]]) -> Response:
     return Response(orjson.dumps({"detail": details}), 422, media_type="application/json")
 
 
-def request_id_of(scope: Scope) -> str | None:
-    """The request's id, where a layer has set one."""
-    request_id: str | None = scope.get("state", {}).get("request_id")
-    return request_id
-
-
 def error_response(scope: Scope, error: Exception) -> Response:
-    """The answer to any failure: problem details (RFC 9457), or for invalid input FastAPI's 422."""
-    request_id = request_id_of(scope)
+    """The answer to a failure that was foreseen: problem details (RFC 9457), or for invalid input FastAPI's 422."""
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
-        body = {"type": "about:blank", "title": phrase, "status": error.status_code, "detail": phrase}
-        if request_id:
-            body["request_id"] = request_id
-        return Response(
-            orjson.dumps(body), error.status_code, headers=error.headers, media_type="application/problem+json"
+        return _problem(
+            {
+                "type": "about:blank",
+                "title": phrase,
+                "status": error.status_code,
+                "detail": phrase,
+                "request_id": request_id_of(scope),
+            },
+            error.headers,
         )
     failure = as_service_error(error)
     log_failure(failure, scope["path"])
     if isinstance(failure, InvalidInput):
         return Response(orjson.dumps({"detail": failure.as_validation_errors()}), 422, media_type="application/json")
-    return Response(
-        orjson.dumps(failure.problem(request_id)), failure.http_status, media_type="application/problem+json"
-    )
+    return _problem(failure.problem(request_id_of(scope)))
+
+
+def _problem(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), body["status"], headers=headers, media_type="application/problem+json")

@@ -83,4 +83,10 @@ def test_what_a_foreign_form_can_send_is_refused(client: Client, content_type: s
 def test_an_unknown_path_is_told_as_a_problem(client: Client) -> None:
     answer = client.post("/nowhere", b"{}")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
-    assert answer.json() == {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "Not Found"}
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "Not Found",
+        "request_id": answer.headers["x-request-id"],
+    }

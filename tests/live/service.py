@@ -33,8 +33,11 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "uvicorn": [
         *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
+        "--no-server-header",
     ],
-    "hypercorn": [str(BIN / "hypercorn"), "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"],
+    "hypercorn": [
+        *(str(BIN / "hypercorn"), "--config", "hypercorn.toml", "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"),
+    ],
     "gunicorn, 2 workers": [
         *(str(BIN / "gunicorn"), "-c", "gunicorn.conf.py", "--workers", "2", "src.asgi:create_app()"),
     ],

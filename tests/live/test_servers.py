@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -71,6 +72,23 @@ def test_a_stream_comes_in_chunks_and_ends_with_the_whole_text(service: Service,
     assert last == {"done": True, operation.text_field: "".join(chunk["chunk"] for chunk in chunks)}
     over_grpc = [chunk.text for chunk in getattr(service.stub, operation.rpc)(REQUESTS[operation.rpc])]
     assert over_grpc == [chunk["chunk"] for chunk in chunks]
+
+
+def test_every_answer_is_hardened_and_names_no_server(service: Service) -> None:
+    answers = [
+        service.http.get("/health"),
+        service.http.get("/nowhere"),
+        service.http.post("/translate", json={"text": ""}),
+        httpx.post(f"{service.rest_url}/translate", content=b"x" * 1_048_577),  # the server hangs up afterwards
+        service.http.options(
+            "/translate", headers={"origin": "https://a.test", "access-control-request-method": "POST"}
+        ),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 404, 422, 413, 400]
+    for answer in answers:
+        assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers.get_list("x-request-id") != []
+        assert answer.headers.get("server", "-") == "-", "granian always sends one: then it says nothing"
 
 
 def test_invalid_input_is_told_in_the_callers_protocol(service: Service) -> None:

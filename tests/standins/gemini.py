@@ -205,7 +205,9 @@ class GeminiStandIn:
         self.port = listening.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(listening),))
+        serving = self._serve(listening)
+        # A daemon, so that a test that forgets to stop it does not keep the test run from ending.
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(serving,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -36,9 +36,8 @@ def client(standin: GeminiStandIn) -> Iterator[genai.Client]:
 
 
 def sdk(standin: GeminiStandIn) -> genai.Client:
-    options = types.HttpOptions(
-        base_url=standin.url, client_args={"trust_env": False}, async_client_args={"trust_env": False}
-    )
+    direct = {"trust_env": False}
+    options = types.HttpOptions(base_url=standin.url, timeout=5000, client_args=direct, async_client_args=direct)
     return genai.Client(api_key="x", http_options=options)
 
 
@@ -331,11 +330,15 @@ def test_calls_and_connections_are_counted(standin: GeminiStandIn) -> None:
     for one in clients:
         answers(one, 1)
     standin.wait_for(lambda: standin.calls_finished == 3)
+    gate.release()
+    clients[0].sendall(request_bytes())
+    answers(clients[0], 1)
+    standin.wait_for(lambda: standin.calls_finished == 4)
     assert standin.open_connections == 3, "kept alive"
     for one in clients:
         one.close()
     standin.wait_for(lambda: standin.open_connections == 0)
-    assert (standin.calls_started, standin.open_calls, standin.max_open_calls) == (3, 0, 3)
+    assert (standin.calls_started, standin.open_calls, standin.max_open_calls) == (4, 0, 3)
     assert (standin.max_open_connections, standin.closed_early) == (3, 0)
 
 
@@ -460,6 +463,19 @@ def test_a_stop_ends_everything_and_nobody_left_early() -> None:
         assert ends(connection)
         assert ends(idle)
     assert (standin.open_calls, standin.open_connections, standin.closed_early) == (0, 0, 0)
+
+
+def test_a_stop_does_not_wait_for_a_client_that_does_not_read() -> None:
+    standin = GeminiStandIn()
+    standin.start()
+    standin.script(gemini.text("x" * 20_000_000))
+    with connect(standin) as connection:
+        connection.sendall(request_bytes())
+        standin.wait_for(lambda: standin.open_calls == 1)
+        stopping = threading.Thread(target=standin.stop, daemon=True)
+        stopping.start()
+        stopping.join(5)
+        assert not stopping.is_alive()
 
 
 def ends(connection: socket.socket) -> bool:

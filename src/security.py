@@ -1,0 +1,396 @@
+"""The chain around the app: pure ASGI, in one fixed order, each layer ignorant of its neighbours.
+
+    AccessLog → GZip → CORS → TrustedHost → Timeout → MaxBodySize → ExceptionHandler → SecurityHeaders → RequestId → App
+
+Layers further out than the headers and the id answer some requests themselves (a wrong host, a preflight, too large a
+body). `Edge`, around all of them, completes what such answers lack, so nothing leaves unhardened or untraceable.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import orjson
+import structlog
+from secure import Secure
+from secure.headers import (
+    ContentSecurityPolicy,
+    CrossOriginOpenerPolicy,
+    CrossOriginResourcePolicy,
+    CustomHeader,
+    PermissionsPolicy,
+    ReferrerPolicy,
+    StrictTransportSecurity,
+    XContentTypeOptions,
+    XFrameOptions,
+)
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.config import Settings
+from src.errors import PayloadTooLarge, ServiceError, TimedOut, as_service_error
+from src.observability.failures import log_failure
+from src.util.client_address import TrustedProxies
+from src.util.probes import PROBE_PATHS
+from src.util.request_id import request_id_of
+
+log = structlog.get_logger(__name__)
+access_log = structlog.get_logger("access")
+
+CLIENT_GONE = 499  # as nginx logs it; no client ever sees it
+MAX_LENGTH_DIGITS = 18
+
+RawHeaders = list[tuple[bytes, bytes]]
+Layer = Callable[[ASGIApp], ASGIApp]
+
+SWAGGER_CSP = (
+    "default-src 'none'; connect-src 'self'; frame-ancestors 'none'; "
+    "img-src 'self' data: https://fastapi.tiangolo.com; "
+    "script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "worker-src blob:"
+)
+
+
+def apply_security_middleware(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """`app` in the whole chain."""
+    return wrap(app, layers(settings), settings)
+
+
+def wrap(app: ASGIApp, chain: Iterable[Layer], settings: Settings) -> ASGIApp:
+    """`app` in these layers, outermost first, and the edge around them."""
+    for layer in reversed(list(chain)):
+        app = layer(app)
+    return Edge(app, settings)
+
+
+def layers(settings: Settings) -> list[Layer]:
+    """The chain, outermost first."""
+    proxies = TrustedProxies(settings.trusted_proxy_networks)
+    return [
+        lambda app: AccessLog(app, proxies),
+        GZipMiddleware,
+        lambda app: CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "OPTIONS"),
+            allow_headers=("Content-Type", "Authorization", "X-Request-ID"),
+            expose_headers=("X-Request-ID", "Retry-After"),
+        ),
+        lambda app: TrustedHost(app, settings.trusted_host_patterns),
+        lambda app: Timeout(app, settings.request_timeout),
+        lambda app: MaxBodySize(app, settings.max_body_size),
+        ExceptionHandler,
+        lambda app: SecurityHeaders(app, settings),
+        RequestId,
+    ]
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """The values of a header, in order; none of them fails to decode."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+class Edge:
+    """The outside of the chain: gives each request its id before any layer logs, and completes their answers.
+
+    A response that has passed the inner layers is marked in the scope's state and left as it is.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._policy = HeaderPolicy(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        state = scope["state"]
+
+        async def completing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if "hardened" not in state:
+                    message["headers"] = self._policy.apply(scope, message.get("headers", ()))
+                if "identified" not in state:
+                    message["headers"] = identified(message["headers"], request_id)
+            await send(message)
+
+        tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self.app(scope, receive, completing)
+        finally:
+            structlog.contextvars.reset_contextvars(**tokens)
+
+
+class AccessLog:
+    """One line a request, when it has ended; at debug level for health probes."""
+
+    def __init__(self, app: ASGIApp, proxies: TrustedProxies) -> None:
+        self.app = app
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status, size = CLIENT_GONE, 0
+
+        async def counting(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counting)
+        finally:
+            write = access_log.debug if scope["path"] in PROBE_PATHS else access_log.info
+            write(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                duration_ms=round((time.perf_counter() - began) * 1000, 2),
+                client=client_of(scope, self._proxies),
+                request_id=request_id_of(scope),
+                bytes=size,
+            )
+
+
+def client_of(scope: Scope, proxies: TrustedProxies) -> str:
+    """The client's address; see `src.util.client_address`."""
+    peer = (scope.get("client") or ("",))[0]
+    return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
+
+
+class TrustedHost:
+    """Starlette's check of the `Host` header, which health probes by address do not have to pass."""
+
+    def __init__(self, app: ASGIApp, patterns: Sequence[str]) -> None:
+        self.app = app
+        self._checked = TrustedHostMiddleware(app, allowed_hosts=patterns or ["*"], www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_probe = scope["type"] == "http" and scope["path"] in PROBE_PATHS
+        await (self.app if is_probe else self._checked)(scope, receive, send)
+
+
+class Answer:
+    """What has left of one response, and how to end it when something fails on the way."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = self._ended = self._is_event_stream = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, and remember it."""
+        if message["type"] == "http.response.start":
+            self._started = True
+            self._is_event_stream = any(
+                name == b"content-type" and value.startswith(b"text/event-stream")
+                for name, value in message.get("headers", ())
+            )
+        elif message["type"] == "http.response.body":
+            self._ended = not message.get("more_body", False)
+        await self._send(message)
+
+    async def fail(self, scope: Scope, failure: ServiceError) -> None:
+        """Answer with the failure; in mid-stream end the stream: server-sent events with an `error` event first.
+
+        Any other body is left incomplete, so that its reader can't take it for whole.
+        """
+        problem = orjson.dumps(failure.problem(request_id_of(scope)))
+        if not self._started:
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": failure.http_status,
+                    "headers": [
+                        (b"content-type", b"application/problem+json"),
+                        (b"content-length", str(len(problem)).encode()),
+                    ],
+                }
+            )
+            await self._send({"type": "http.response.body", "body": problem})
+        elif self._is_event_stream and not self._ended:
+            await self._send({"type": "http.response.body", "body": b"event: error\ndata: " + problem + b"\n\n"})
+
+
+class Timeout:
+    """A bound on the whole request, a stalled upload and a stream included; the work under it is cancelled."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send)
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                await self.app(scope, receive, answer.send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await answer.fail(scope, TimedOut("The request took longer than allowed."))
+
+
+class MaxBodySize:
+    """Refuses a body over the limit: by its declared length before a byte is read, else as it streams in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send)
+        if any(self._is_too_long(length) for length in headers_of(scope, b"content-length")):
+            await answer.fail(scope, PayloadTooLarge())
+            return
+        received, refused = 0, False
+
+        async def counting() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received <= self._max_bytes:
+                return message
+            if not refused:
+                refused = True
+                await answer.fail(scope, PayloadTooLarge())
+            return {"type": "http.disconnect"}
+
+        async def unless_refused(message: Message) -> None:
+            if not refused:
+                await answer.send(message)
+
+        try:
+            await self.app(scope, counting, unless_refused)
+        except Exception:
+            if not refused:  # else it is the app's own way to say that its client is gone
+                raise
+
+    def _is_too_long(self, length: str) -> bool:
+        return len(length) > MAX_LENGTH_DIGITS or (length.isdigit() and int(length) > self._max_bytes)
+
+
+class ExceptionHandler:
+    """Turns whatever the app raises into the answer that the table of errors has for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send)
+        try:
+            await self.app(scope, receive, answer.send)
+        except Exception as error:
+            failure = as_service_error(error)
+            log_failure(failure, scope["path"])
+            await answer.fail(scope, failure)
+
+
+class HeaderPolicy:
+    """The headers that every response has, once each, whatever the app set.
+
+    Values by the `secure` library, after the OWASP Secure Headers Project. `X-XSS-Protection` is left out on purpose:
+    browsers have dropped it, and it could be abused.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        csp = ContentSecurityPolicy()
+        secure = Secure(
+            csp=csp.value(SWAGGER_CSP) if settings.debug else csp.default_src("'none'").frame_ancestors("'none'"),
+            xcto=XContentTypeOptions().nosniff(),
+            xfo=XFrameOptions().deny(),
+            referrer=ReferrerPolicy().strict_origin_when_cross_origin(),
+            permissions=PermissionsPolicy().geolocation().camera().microphone(),
+            coop=CrossOriginOpenerPolicy().same_origin(),
+            corp=CrossOriginResourcePolicy().same_origin(),
+            custom=[CustomHeader("X-Permitted-Cross-Domain-Policies", "none")],
+        )
+        self._http = [(name.lower().encode(), value.encode()) for name, value in secure.header_items()]
+        if "granian" in sys.modules:  # it names itself where the app gives no name, and can't be told not to
+            self._http.append((b"server", b"-"))
+        hsts = StrictTransportSecurity().max_age(31_536_000).include_subdomains()
+        self._https = [*self._http, (b"strict-transport-security", hsts.header_value.encode())]
+        self._owned = frozenset(name for name, _ in self._https) | {b"server", b"x-powered-by"}
+        self._proxies = TrustedProxies(settings.trusted_proxy_networks)
+
+    def apply(self, scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+        """The response's headers, hardened: ours once, `Cache-Control` unless it was set, none empty, no `Server`."""
+        kept = [header for header in headers if header[0] not in self._owned and header[1]]
+        if not any(name == b"cache-control" for name, _ in kept):
+            kept.append((b"cache-control", b"no-store"))
+        kept += self._https if self._is_https(scope) else self._http
+        return kept
+
+    def _is_https(self, scope: Scope) -> bool:
+        if not self._proxies:
+            return bool(scope.get("scheme") == "https")
+        peer = (scope.get("client") or ("",))[0]
+        said = headers_of(scope, b"x-forwarded-proto")
+        return self._proxies.scheme(peer, scope.get("scheme", "http"), said) == "https"
+
+
+class SecurityHeaders:
+    """Hardens the app's responses."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._policy = HeaderPolicy(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def hardening(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = self._policy.apply(scope, message.get("headers", ()))
+                scope.setdefault("state", {})["hardened"] = True
+            await send(message)
+
+        await self.app(scope, receive, hardening)
+
+
+class RequestId:
+    """Echoes the request's id in the app's responses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+
+        async def identifying(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = identified(message.get("headers", ()), request_id)
+                scope["state"]["identified"] = True
+            await send(message)
+
+        await self.app(scope, receive, identifying)
+
+
+def identified(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
+    """The headers with the id, once."""
+    kept = [header for header in headers if header[0] != b"x-request-id"]
+    kept.append((b"x-request-id", request_id.encode()))
+    return kept

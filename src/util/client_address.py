@@ -1,0 +1,109 @@
+"""Who the client is, and by which scheme it came: one rule for both protocols.
+
+The client is the TCP peer. Only a peer that is a trusted proxy may say otherwise, and of what it says the right-most
+address that is no trusted proxy itself counts: entries further left come from the client and can be anything.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+UNKNOWN = "unknown"
+
+
+class TrustedProxies:
+    """The networks whose forwarding headers are believed.
+
+    Args:
+        networks: CIDRs or single addresses.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+
+    def __init__(self, networks: Sequence[str] = ()) -> None:
+        self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+    def believes(self, peer: str) -> bool:
+        """Whether this peer's forwarding headers count."""
+        if not self._networks:
+            return False
+        address = parse_address(peer)
+        return address is not None and address in self
+
+    def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """The client's address.
+
+        Args:
+            peer: Address of the TCP peer; anything that is none makes the client unknown.
+            forwarded_for: The values of `X-Forwarded-For`, in the order of the headers.
+
+        Returns:
+            An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
+        """
+        address = parse_address(peer)
+        if address is None:
+            return UNKNOWN
+        if address in self:
+            hops = [hop for value in forwarded_for for hop in value.split(",")]
+            for hop in reversed(hops):
+                forwarded = parse_address(hop)
+                if forwarded is None:
+                    break
+                address = forwarded
+                if address not in self:
+                    break
+        return str(address)
+
+    def scheme(self, peer: str, scheme: str, forwarded_proto: Sequence[str]) -> str:
+        """`http` or `https`: as the nearest trusted proxy says, else as the connection is."""
+        if forwarded_proto and self.believes(peer):
+            said = forwarded_proto[-1].rpartition(",")[2].strip().lower()
+            if said in ("http", "https"):
+                return said
+        return scheme
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> Address | None:
+    """An address as it stands in a peer name or a forwarding header: perhaps with a port, brackets or a zone.
+
+    IPv4-mapped IPv6 becomes IPv4. None if it is no address.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        text, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not _is_port(port)):
+            return None
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not _is_port(f":{port}"):
+            return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))  # without its zone
+    return address
+
+
+def _is_port(text: str) -> bool:
+    return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit()
+
+
+def bucket_key(client: str) -> str:
+    """Whom a client shares its rate limit with: an IPv6 host has a whole /64 to itself (RFC 6177)."""
+    address = parse_address(client)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Address(int(address) >> 64 << 64))
+    return client

@@ -1,0 +1,419 @@
+"""The chain: whoever answers, the answer is hardened and traceable, and no layer needs another."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import litestar
+import pytest
+import quart
+import structlog
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import LogCapture
+
+from src import security
+from src.config import Settings, load_settings
+from src.observability import failures
+from src.security import layers, wrap
+
+REQUIRED = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "strict-origin-when-cross-origin",
+    "permissions-policy": "geolocation=(), camera=(), microphone=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-permitted-cross-domain-policies": "none",
+    "cache-control": "no-store",
+}
+NAMES = [
+    "AccessLog",
+    "GZipMiddleware",
+    "CORSMiddleware",
+    "TrustedHost",
+    "Timeout",
+    "MaxBodySize",
+    "ExceptionHandler",
+    "SecurityHeaders",
+    "RequestId",
+]
+
+
+def settings(**values: Any) -> Settings:
+    return load_settings(
+        {
+            "model": "offline/demo",
+            "trusted_hosts": "api.test",
+            "cors_allowed_origins": "https://app.test",
+            "max_body_size": 100,
+            "request_timeout": 0.05,
+            "trusted_proxies": "10.0.0.0/8",
+            **values,
+        }
+    )
+
+
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app without a framework; its paths are what the tests need."""
+    path = scope["path"]
+    if path == "/bug":
+        raise RuntimeError("secret detail")
+    if path == "/hang":
+        await asyncio.Event().wait()
+    body = b""
+    while path == "/echo":
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RuntimeError("client gone")
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    if path.startswith("/sse"):
+        await stream(path, send)
+        return
+    headers = [(b"server", b"leaky/1.0"), (b"x-frame-options", b"ALLOWALL"), (b"x-empty", b"")]
+    await send(
+        {"type": "http.response.start", "status": 200 if path in ("/", "/echo", "/health") else 404, "headers": headers}
+    )
+    await send({"type": "http.response.body", "body": body or b"hello"})
+
+
+async def stream(path: str, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+    if path == "/sse-bug":
+        raise RuntimeError("secret detail")
+    if path == "/sse-hang":
+        await asyncio.Event().wait()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def fastapi_app() -> ASGIApp:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/")
+    @app.get("/health")
+    async def hello() -> str:
+        return "hello"
+
+    @app.post("/echo")
+    async def echo(request: Request) -> str:
+        return (await request.body()).decode()
+
+    @app.get("/hang")
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    return app
+
+
+def litestar_app() -> ASGIApp:
+    @litestar.get(["/", "/health"])
+    async def hello() -> str:
+        return "hello"
+
+    @litestar.post("/echo")
+    async def echo(request: litestar.Request[Any, Any, Any]) -> str:
+        return (await request.body()).decode()
+
+    @litestar.get("/hang")
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    return litestar.Litestar([hello, echo, hang], openapi_config=None)  # type: ignore[return-value]
+
+
+def quart_app() -> ASGIApp:
+    app = quart.Quart(__name__)
+
+    @app.get("/")
+    @app.get("/health")
+    async def hello() -> str:
+        return "hello"
+
+    @app.post("/echo")
+    async def echo() -> bytes:
+        data: Any = await quart.request.get_data()
+        return bytes(data)
+
+    @app.get("/hang")
+    async def hang() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    return app  # type: ignore[return-value]
+
+
+APPS: dict[str, Callable[[], ASGIApp]] = {
+    "bare": lambda: bare,
+    "FastAPI": fastapi_app,
+    "Litestar": litestar_app,
+    "Quart": quart_app,
+}
+
+
+@dataclass
+class Result:
+    """What left the chain."""
+
+    starts: list[Message] = field(default_factory=list)
+    body: bytes = b""
+    ended: bool = False
+
+    @property
+    def status(self) -> int:
+        status: int = self.starts[0]["status"]
+        return status
+
+    def header(self, name: str) -> list[str]:
+        return [value.decode() for key, value in self.starts[0]["headers"] if key == name.encode()]
+
+
+def request(
+    app: ASGIApp,
+    path: str = "/",
+    *,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: list[bytes] | None = None,
+    peer: str = "192.0.2.7",
+) -> Result:
+    """One request, played as a server would; a body is streamed in without a declared length."""
+    result = Result()
+    given = {"host": "api.test"} | (headers or {})
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "client": (peer, 1),
+        "server": ("api.test", 80),
+    }
+    waiting = list(body or [b""])
+
+    async def receive() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            result.starts.append(message)
+        else:
+            result.body += message.get("body", b"")
+            result.ended = not message.get("more_body", False)
+
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    return result
+
+
+def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
+    chosen = settings(**values)
+    chain = [layer for layer, known in zip(layers(chosen), NAMES, strict=True) if known != name]
+    return wrap(app, chain, chosen)
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the chain logs, with what is bound to the request."""
+    capture = LogCapture()
+    logger = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, capture])
+    monkeypatch.setattr(security, "access_log", logger)
+    monkeypatch.setattr(failures, "log", logger)
+    return capture.entries
+
+
+def test_the_order_of_the_chain() -> None:
+    app: Any = chain_without(None, bare)
+    found = []
+    while app is not bare:
+        found.append(type(app).__name__)
+        app = app.app
+    assert found == ["Edge", *NAMES]
+
+
+PREFLIGHT = {"origin": "https://app.test", "access-control-request-method": "POST"}
+
+ANSWERS = [
+    pytest.param({"path": "/"}, 200, id="200"),
+    pytest.param({"path": "/nowhere"}, 404, id="404"),
+    pytest.param({"path": "/", "headers": {"host": "evil.test"}}, 400, id="400 wrong host"),
+    pytest.param({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200, id="preflight"),
+    pytest.param(
+        {"path": "/", "method": "OPTIONS", "headers": PREFLIGHT | {"origin": "https://evil.test"}},
+        400,
+        id="preflight refused",
+    ),
+    pytest.param({"path": "/echo", "method": "POST", "headers": {"content-length": "101"}}, 413, id="413 declared"),
+    pytest.param({"path": "/echo", "method": "POST", "headers": {"content-length": "9" * 5000}}, 413, id="413 absurd"),
+    pytest.param({"path": "/echo", "method": "POST", "body": [b"x" * 60] * 2}, 413, id="413 streamed"),
+    pytest.param({"path": "/hang"}, 504, id="504"),
+]
+
+
+@pytest.mark.parametrize("framework", APPS)
+@pytest.mark.parametrize(("asked", "status"), ANSWERS)
+def test_every_answer_of_every_framework_is_hardened_and_traceable(
+    framework: str, asked: dict[str, Any], status: int
+) -> None:
+    result = request(chain_without(None, APPS[framework]()), **asked)
+    assert (result.status, len(result.starts), result.ended) == (status, 1, True)
+    for name, value in REQUIRED.items():
+        assert result.header(name) == [value], name
+    assert len(result.header("x-request-id")) == 1
+    assert result.header("server") == result.header("strict-transport-security") == []
+    assert all(value for _, value in result.starts[0]["headers"])
+
+
+def test_a_bug_is_a_500_that_tells_nothing() -> None:
+    result = request(chain_without(None, bare), "/bug")
+    assert result.status == 500
+    assert json.loads(result.body)["title"] == "Internal error"
+    assert b"secret" not in result.body
+    assert b"RuntimeError" not in result.body
+
+
+@pytest.mark.parametrize(("path", "status"), [("/sse-bug", 500), ("/sse-hang", 504)])
+def test_a_failure_in_mid_stream_is_one_error_event_and_a_clean_end(path: str, status: int) -> None:
+    result = request(chain_without(None, bare), path, headers={"accept-encoding": "gzip"})
+    assert len(result.starts) == 1
+    assert result.body.startswith(b"data: 1\n\nevent: error\ndata: {")
+    assert json.loads(result.body.rpartition(b"data: ")[2])["status"] == status
+    assert result.ended
+
+
+@pytest.mark.parametrize("left_out", NAMES)
+@pytest.mark.parametrize(
+    ("asked", "status", "layer"),
+    [
+        pytest.param({"path": "/", "headers": {"host": "evil.test"}}, 400, "TrustedHost", id="host"),
+        pytest.param({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200, "CORSMiddleware", id="cors"),
+        pytest.param({"path": "/echo", "body": [b"x" * 101]}, 413, "MaxBodySize", id="body"),
+        pytest.param({"path": "/hang"}, 504, "Timeout", id="timeout"),
+        pytest.param({"path": "/bug"}, 500, "ExceptionHandler", id="bug"),
+    ],
+)
+def test_no_layer_needs_another(left_out: str, asked: dict[str, Any], status: int, layer: str) -> None:
+    if left_out == layer:
+        return
+    result = request(chain_without(left_out, bare), **asked)
+    assert result.status == status
+    assert result.header("x-frame-options") == ["DENY"]
+    assert len(result.header("x-request-id")) == 1
+
+
+def test_a_probe_by_address_is_answered() -> None:
+    assert request(chain_without(None, bare), "/health", headers={"host": "10.1.2.3"}).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health/", "//health", "/health/../", "/healthx", "/HEALTH"])
+def test_nothing_but_the_probes_is_exempt(path: str) -> None:
+    assert request(chain_without(None, bare), path, headers={"host": "evil.test"}).status == 400
+
+
+@pytest.mark.parametrize("host", ["api.test", "API.TEST", "api.test:8080"])
+def test_a_trusted_host_in_its_spellings(host: str) -> None:
+    assert request(chain_without(None, bare), headers={"host": host}).status == 200
+
+
+@pytest.mark.parametrize("given", ["abc-1.2_3:4", "a", "A" * 128])
+def test_a_harmless_request_id_is_kept(given: str, logged: list[Any]) -> None:
+    assert request(chain_without(None, bare), headers={"x-request-id": given}).header("x-request-id") == [given]
+    assert {entry["request_id"] for entry in logged} == {given}
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a\tb", "é", "<script>", "a\x00b", "A" * 129, "a,b", "x" * 5000])
+def test_a_hostile_request_id_is_replaced(given: str, logged: list[Any]) -> None:
+    [echoed] = request(chain_without(None, bare), headers={"x-request-id": given}).header("x-request-id")
+    assert len(echoed) == 36
+    assert not given or given not in str(logged)
+
+
+@pytest.mark.parametrize(("asked", "status"), [*ANSWERS, pytest.param({"path": "/bug"}, 500, id="bug")])
+def test_every_log_line_of_a_request_has_its_id(asked: dict[str, Any], status: int, logged: list[Any]) -> None:
+    [request_id] = request(chain_without(None, bare), **asked).header("x-request-id")
+    assert {entry["request_id"] for entry in logged} == {request_id}
+    [line] = [entry for entry in logged if entry["event"] == "request"]
+    assert (line["status"], line["path"], line["client"]) == (status, asked["path"], "192.0.2.7")
+    assert line["duration_ms"] >= 0
+
+
+def test_a_probe_is_logged_at_debug_level(logged: list[Any]) -> None:
+    request(chain_without(None, bare), "/health")
+    assert [entry["log_level"] for entry in logged] == ["debug"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "sent"),
+    [
+        pytest.param("10.0.0.1", "https", True, id="a trusted proxy says https"),
+        pytest.param("10.0.0.1", "http", False, id="a trusted proxy says http"),
+        pytest.param("192.0.2.7", "https", False, id="anybody else is not believed"),
+    ],
+)
+def test_hsts_over_https_only(peer: str, said: str, sent: bool) -> None:
+    result = request(chain_without(None, bare), headers={"x-forwarded-proto": said}, peer=peer)
+    expected = ["max-age=31536000; includeSubDomains"] if sent else []
+    assert result.header("strict-transport-security") == expected
+
+
+def test_cors_names_what_scripts_may_use() -> None:
+    preflight = request(chain_without(None, bare), method="OPTIONS", headers=PREFLIGHT)
+    assert preflight.header("access-control-allow-origin") == ["https://app.test"]
+    assert preflight.header("access-control-allow-methods") == ["GET, POST, OPTIONS"]
+    assert "*" not in preflight.header("access-control-allow-headers")[0]
+    assert preflight.header("access-control-allow-credentials") == []
+    answer = request(chain_without(None, bare), headers={"origin": "https://app.test"})
+    assert answer.header("access-control-expose-headers") == ["X-Request-ID, Retry-After"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.test", "null", "https://app.test.evil.test", "http://app.test"])
+def test_an_origin_that_is_not_listed_may_not_read(origin: str) -> None:
+    result = request(chain_without(None, bare), headers={"origin": origin})
+    assert result.header("access-control-allow-origin") == []
+
+
+def test_unconfigured_cors_is_same_origin_in_production_and_any_in_debug() -> None:
+    for debug, allowed in ((False, []), (True, ["*"])):
+        app = chain_without(None, bare, debug=debug, cors_allowed_origins="")
+        assert request(app, headers={"origin": "https://x.test"}).header("access-control-allow-origin") == allowed
+
+
+@pytest.mark.parametrize("scope_type", ["lifespan", "websocket"])
+def test_other_scopes_pass_untouched(scope_type: str) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend((scope, receive, send))
+
+    async def receive() -> Message:
+        return {}
+
+    async def send(_message: Message) -> None:
+        return None
+
+    scope: Scope = {"type": scope_type, "headers": [(b"host", b"api.test")]}
+    work: Awaitable[None] = chain_without("CORSMiddleware", app)(scope, receive, send)
+    asyncio.run(work)  # type: ignore[arg-type]
+    assert seen == [{"type": scope_type, "headers": [(b"host", b"api.test")]}, receive, send]
+
+
+def test_httpx_can_talk_to_the_chain() -> None:
+    async def scenario() -> httpx.Response:
+        transport = httpx.ASGITransport(chain_without(None, bare))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            return await client.get("/")
+
+    assert asyncio.run(scenario()).text == "hello"
