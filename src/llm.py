@@ -6,11 +6,13 @@ caller of this module gets a usable response or one of the exceptions of `src.er
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from genkit import FinishReason, Genkit, ModelResponse, Part, RuntimeErrorReason, Tool
-from genkit.model import ModelResponseChunk
+from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddlewareContext
 from pydantic import BaseModel
 
 from src.errors import ContentBlocked, ModelFailed, TimedOut
@@ -21,6 +23,7 @@ OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
 MAX_LOGGED_CHARS = 300
+MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
 class Llm:
@@ -45,12 +48,20 @@ class Llm:
         """
         if on_text is None:
             return (await self._call(lambda: self._ai.generate(prompt=prompt, system=system))).text
-        return (await self._call(lambda: self._stream(prompt, system, on_text))).text
+        token = _sink.set(on_text)
+        try:
+            generate = partial(self._ai.generate, prompt=prompt, system=system, use=[_Streaming()])
+            return (await self._call(generate)).text
+        finally:
+            _sink.reset(token)
 
     async def structured(self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None) -> OutputT:
         """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
         return _output(
-            schema, await self._call(lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools))
+            schema,
+            await self._call(
+                lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools, max_turns=MAX_TOOL_ROUNDS)
+            ),
         )
 
     async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
@@ -67,24 +78,26 @@ class Llm:
         raise_for_failure(response)
         return response
 
-    async def _stream(
-        self, prompt: str | list[Part], system: str | None, on_text: Callable[[str], None]
+
+# Genkit copies middleware for each call, so what to stream to can't be kept on it.
+_sink: ContextVar[Callable[[str], None]] = ContextVar("sink")
+
+
+class _Streaming(BaseMiddleware[Any]):
+    """Makes a `generate` call stream its chunks, in the caller's own task.
+
+    Genkit's `generate_stream` runs the call in a task of its own, which outlives a caller who has left.
+    """
+
+    async def wrap_generate(
+        self,
+        params: GenerateHookParams,
+        ctx: GenerateMiddlewareContext,
+        next_fn: Callable[[GenerateHookParams, GenerateMiddlewareContext], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        stream = self._ai.generate_stream(prompt=prompt, system=system)
-        response = asyncio.ensure_future(stream.response)
-        try:
-            async for chunk in stream.stream:
-                _send(chunk, on_text)
-            return await response
-        finally:
-            # Genkit runs the call in a task of its own, which would outlive a caller who has left.
-            response.cancel()
-            await asyncio.gather(response, return_exceptions=True)
-
-
-def _send(chunk: ModelResponseChunk[Any], on_text: Callable[[str], None]) -> None:
-    if chunk.text:
-        on_text(chunk.text)
+        on_text = _sink.get()
+        ctx.replace_on_chunk(lambda chunk: on_text(chunk.text) if chunk.text else None)
+        return await next_fn(params, ctx)
 
 
 def _output(schema: type[OutputT], response: ModelResponse[Any]) -> OutputT:
@@ -113,11 +126,12 @@ def raise_for_failure(response: ModelResponse[Any]) -> None:
 
 
 def _is_refused_prompt(response: ModelResponse[Any]) -> bool:
-    """Gemini answers a prompt that it blocks with no candidate at all, and Genkit drops the reason it gives."""
+    """Gemini answers a prompt that it blocks with the tokens it read and no candidate; Genkit drops its reason."""
     if response.error is not None and response.error.reason != RuntimeErrorReason.INVALID_OUTPUT:
         return False
     no_reason = response.finish_reason in (FinishReason.OTHER, FinishReason.UNKNOWN)
-    return no_reason and not response.candidates and not response.text
+    has_read = response.usage is not None and bool(response.usage.input_tokens)
+    return no_reason and has_read and not response.candidates and not response.text
 
 
 def _log_failure(response: ModelResponse[Any]) -> None:

@@ -13,14 +13,16 @@ from genkit import (
     Message,
     ModelRequest,
     ModelResponse,
+    ModelUsage,
     Part,
     Role,
+    ToolRequest,
 )
 from genkit.model import ModelResponseChunk
 
 from src.app_init import PROMPTS
 from src.errors import ContentBlocked, ModelFailed, ServiceError, TimedOut
-from src.llm import Llm
+from src.llm import MAX_TOOL_ROUNDS, Llm
 from src.schemas import RpgCharacter
 
 ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
@@ -28,13 +30,17 @@ ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
 GOOD_CHARACTER = '{"name":"n","backStory":"b","abilities":["a"],"skills":{"strength":1,"charisma":2,"endurance":3}}'
 
 
-def answer(text: str, finish_reason: FinishReason = FinishReason.STOP) -> ModelResponse:
-    return ModelResponse(message=Message(role=Role.MODEL, content=[Part(text=text)]), finish_reason=finish_reason)
+def answer(text: str, finish_reason: FinishReason = FinishReason.STOP, read: int = 0) -> ModelResponse:
+    return ModelResponse(
+        message=Message(role=Role.MODEL, content=[Part(text=text)]),
+        finish_reason=finish_reason,
+        usage=ModelUsage(input_tokens=read),
+    )
 
 
-def answering(text: str, finish_reason: FinishReason = FinishReason.STOP) -> ModelFn:
+def answering(text: str, finish_reason: FinishReason = FinishReason.STOP, read: int = 0) -> ModelFn:
     async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
-        return answer(text, finish_reason)
+        return answer(text, finish_reason, read)
 
     return model
 
@@ -75,8 +81,9 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
         pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream deadline"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
-        pytest.param(answering("", FinishReason.OTHER), ContentBlocked, id="prompt blocked"),
-        pytest.param(answering("", FinishReason.UNKNOWN), ContentBlocked, id="prompt blocked, streamed"),
+        pytest.param(answering("", FinishReason.OTHER, read=7), ContentBlocked, id="prompt blocked"),
+        pytest.param(answering("", FinishReason.UNKNOWN, read=7), ContentBlocked, id="prompt blocked, streamed"),
+        pytest.param(answering("", FinishReason.OTHER), ModelFailed, id="an answer of nothing at all"),
         pytest.param(answering(""), ModelFailed, id="empty"),
         pytest.param(answering(" \n"), ModelFailed, id="blank"),
         pytest.param(answering(GOOD_CHARACTER, FinishReason.UNKNOWN), ModelFailed, id="no finish reason"),
@@ -162,6 +169,40 @@ def test_a_stream_that_fails_midway_raises_after_its_chunks() -> None:
     with pytest.raises(ModelFailed):
         asyncio.run(llm_over(model).text("hello", on_text=chunks.append))
     assert chunks == ["one"]
+
+
+def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
+    calls = []
+
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        calls.append(1)
+        part = Part(tool_request=ToolRequest(ref=str(len(calls)), name="clock", input=None))
+        return ModelResponse(message=Message(role=Role.MODEL, content=[part]), finish_reason=FinishReason.STOP)
+
+    ai = Genkit(model="test/model", prompt_dir=PROMPTS)
+    ai.define_model(name="test/model", fn=model)
+
+    async def clock() -> str:
+        """The time."""
+        return "now"
+
+    tool = ai.tool(name="clock")(clock)
+    with pytest.raises(ModelFailed):
+        asyncio.run(Llm(ai, timeout=5).structured("hello", RpgCharacter, tools=[tool]))
+    assert len(calls) == MAX_TOOL_ROUNDS + 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_caller_who_leaves_leaves_no_task_behind(way: str) -> None:
+    async def scenario() -> set[asyncio.Task[Any]]:
+        call = asyncio.ensure_future(WAYS[way](llm_over(hanging)))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(scenario()) == set()
 
 
 def test_the_prompt_file_gets_the_code_as_it_is() -> None:
