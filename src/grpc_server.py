@@ -1,28 +1,141 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias
+from urllib.parse import unquote
 
 import grpc
+import structlog
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
 from pydantic import BaseModel, ValidationError
 
 from src.config import Settings
-from src.errors import InvalidInput, as_service_error, public_validation_errors
+from src.errors import InvalidInput, TimedOut, as_service_error, public_validation_errors
 from src.generated import service_pb2
 from src.observability.failures import log_failure
 from src.operations import OPERATIONS, Operation
 from src.runner import Runner
 from src.schemas import HealthResponse
+from src.util.client_address import TrustedProxies
+from src.util.request_id import checked_request_id
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
+PROBE_METHODS = frozenset(
+    {f"/{SERVICE.full_name}/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+)
+
+access_log = structlog.get_logger("access")
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+# The id of the RPC that this task handles.
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
+    """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back.
+
+    It wraps the handlers: `intercept_service` itself only sees them looked up.
+    """
+
+    def __init__(self, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:  # an unknown method, which grpc refuses itself
+            access_log.info("rpc", method=method, code="UNIMPLEMENTED")
+            return None
+        return self._wrapped(handler, method)
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
+        """A handler of the same kind, observed."""
+        kinds = {
+            (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+            (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+            (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+            (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+        }
+        name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+        behaviour = getattr(handler, name)
+
+        async def call(request: Any, context: Context) -> Any:
+            async with self._observed(method, context):
+                return await behaviour(request, context)
+
+        async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._observed(method, context):
+                async for message in behaviour(request, context):
+                    yield message
+
+        return make(
+            generate if inspect.isasyncgenfunction(behaviour) else call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    @asynccontextmanager
+    async def _observed(self, method: str, context: Context) -> AsyncIterator[None]:
+        began = time.perf_counter()
+        metadata = context.invocation_metadata() or ()
+        request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
+        client = self._client(context, metadata)  # an RPC that is over has no peer any more
+        _request_id.set(request_id)  # the handler runs in a task of its own, so there is nothing to reset
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        code = "OK"
+        try:
+            await context.send_initial_metadata((("x-request-id", request_id),))
+            yield
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+            raise
+        except BaseException:
+            code = _code_name(context.code())
+            raise
+        finally:
+            write = access_log.debug if method in PROBE_METHODS else access_log.info
+            write(
+                "rpc",
+                method=method,
+                code=code,
+                duration_ms=round((time.perf_counter() - began) * 1000, 2),
+                client=client,
+                request_id=request_id,
+            )
+
+    def _client(self, context: Context, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+        forwarded = [str(value) for key, value in metadata if key == "x-forwarded-for"]
+        return self._proxies.client(peer_address(context.peer()), forwarded)
+
+
+def peer_address(peer: str) -> str:
+    """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
+    return unquote(peer.partition(":")[2])
+
+
+def _code_name(code: Any) -> str:
+    """The name of a status code, which grpc.aio gives as an enum's member or as its number; none yet is INTERNAL."""
+    for known in grpc.StatusCode:
+        if code in (known, known.value[0]) and known is not grpc.StatusCode.OK:
+            return known.name
+    return "INTERNAL"
 
 
 class GrpcServer:
@@ -33,8 +146,11 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
         self._health = grpc_health.HealthServicer()
-        self._server = grpc.aio.server(options=(("grpc.max_receive_message_length", settings.max_body_size),))
-        self._server.add_generic_rpc_handlers((_service_handlers(runner),))
+        self._server = grpc.aio.server(
+            interceptors=(GrpcLoggingInterceptor(TrustedProxies(settings.trusted_proxy_networks)),),
+            options=(("grpc.max_receive_message_length", settings.max_body_size),),
+        )
+        self._server.add_generic_rpc_handlers((_service_handlers(runner, settings.request_timeout),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.debug:
             _enable_reflection(self._server)
@@ -65,42 +181,42 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _service_handlers(runner: Runner) -> grpc.GenericRpcHandler:
-    handlers = {op.rpc: _operation_handler(op, runner) for op in OPERATIONS}
+def _service_handlers(runner: Runner, timeout: float) -> grpc.GenericRpcHandler:
+    handlers = {op.rpc: _operation_handler(op, runner, timeout) for op in OPERATIONS}
     handlers["Health"] = grpc.unary_unary_rpc_method_handler(
         _health,
-        request_deserializer=service_pb2.HealthRequest.FromString,
         response_serializer=service_pb2.HealthResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-async def _health(_request: Message, _context: Context) -> Message:
+async def _health(_request: bytes, _context: Context) -> Message:
     return service_pb2.HealthResponse(status=HealthResponse().status)
 
 
-def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodHandler[Any, Any]":
+def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> "grpc.RpcMethodHandler[Any, Any]":
     method = SERVICE.methods_by_name[operation.rpc]
     request_type = _message_class(method.input_type)
     response_type = _message_class(method.output_type)
     make = grpc.unary_stream_rpc_method_handler if operation.streamed else grpc.unary_unary_rpc_method_handler
 
-    async def unary(request: Message, context: Context) -> Message:
-        async with failures_as_status(operation, context):
-            return to_message(operation, await runner.run(operation, to_input(operation, request)), response_type)
+    # The messages are parsed in the handlers: grpc would tell the client of a parser's exception in its own words.
+    async def unary(request: bytes, context: Context) -> Message:
+        async with failures_as_status(operation, context, timeout):
+            output = await runner.run(operation, to_input(operation, request_type.FromString(request)))
+            return to_message(operation, output, response_type)
 
-    async def stream(request: Message, context: Context) -> AsyncIterator[Message]:
+    async def stream(request: bytes, context: Context) -> None:
         async with (
-            failures_as_status(operation, context),
-            aclosing(runner.stream(operation, to_input(operation, request))) as items,
+            failures_as_status(operation, context, timeout),
+            aclosing(runner.stream(operation, to_input(operation, request_type.FromString(request)))) as items,
         ):
             async for item in items:
                 if isinstance(item, str):
-                    yield response_type(text=item)
+                    await context.write(response_type(text=item))
 
     return make(
         stream if operation.streamed else unary,
-        request_deserializer=request_type.FromString,
         response_serializer=response_type.SerializeToString,
     )
 
@@ -127,19 +243,25 @@ def to_message(operation: Operation, output: BaseModel, response_type: type[Mess
 
 
 @asynccontextmanager
-async def failures_as_status(operation: Operation, context: Context) -> AsyncIterator[None]:
-    """Ends the RPC with the table's status for whatever its handler raises.
+async def failures_as_status(operation: Operation, context: Context, seconds: float) -> AsyncIterator[None]:
+    """Ends the RPC with the table's status for whatever its handler raises, and after so many seconds.
 
-    grpc.aio tells the client the text of any exception, so none may get past this.
+    grpc.aio tells the client the text of any exception, so none may get past this. The client's own deadline, where
+    it is sooner, cancels the handler.
     """
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        await _abort(context, status_of(TimedOut(), operation))
     except Exception as error:
         await _abort(context, status_of(error, operation))
 
 
 def status_of(error: Exception, operation: Operation) -> status_pb2.Status:
     """The `google.rpc.Status`, details included, that tells a client of `error`. Logs what is not its fault."""
+    if isinstance(error, DecodeError):
+        return _status("INVALID_ARGUMENT", "Malformed message", [])
     if isinstance(error, ValidationError):
         violations = [
             (".".join(str(part) for part in e["loc"]), e["msg"])
@@ -155,6 +277,7 @@ def status_of(error: Exception, operation: Operation) -> status_pb2.Status:
 
 def _status(code: str, message: str, violations: list[tuple[str, str]]) -> status_pb2.Status:
     status = status_pb2.Status(code=code_pb2.Code.Value(code), message=message)
+    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=_request_id.get()))
     if violations:
         bad_request = error_details_pb2.BadRequest()
         for field, description in violations:

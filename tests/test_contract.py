@@ -151,7 +151,7 @@ def over_grpc(operation: Operation, values: dict[str, str]) -> BaseModel | None:
         return to_input(operation, request_class(operation).FromString(wire))
     except ValidationError as error:
         status = status_of(error, operation)
-        assert (status.code, len(status.details)) == (3, 1)
+        assert (status.code, len(status.details)) == (3, 2)
         return None
 
 

@@ -1,0 +1,126 @@
+"""The edge of the gRPC side: ids, log lines, limits, and nothing of ours in a status."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from src.generated import service_pb2 as pb
+from tests.live.service import Service
+
+JOKE = "/genkit.sample.v1.GenkitService/TellJoke"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with Service(LOG_LEVEL="debug", TRUSTED_PROXIES="127.0.0.0/8") as running:
+        yield running
+
+
+def last_line(service: Service, request_id: str) -> dict[str, Any]:
+    """The RPC's own line, which is written when the RPC has ended: after the client has its answer."""
+    for _ in range(1000):
+        lines: list[dict[str, Any]] = [
+            json.loads(line) for line in service.output().splitlines() if line.startswith("{")
+        ]
+        found = [line for line in lines if line.get("event") == "rpc" and line.get("request_id") == request_id]
+        if found:
+            return found[0]
+    raise AssertionError(f"no line of {request_id}")
+
+
+def failure(call: Any, *arguments: Any, **options: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call(*arguments, **options))
+    return caught.value
+
+
+@pytest.mark.parametrize("method", ["TellJoke", "TellStory"])
+def test_an_rpc_keeps_a_harmless_id_and_logs_one_line(service: Service, method: str) -> None:
+    request_id = f"my-id-{method}"
+    metadata = (("x-request-id", request_id), ("x-forwarded-for", "198.51.100.1, 203.0.113.9"))
+    request = pb.JokeRequest() if method == "TellJoke" else pb.StoryRequest()
+    if method == "TellJoke":
+        _, call = service.stub.TellJoke.with_call(request, metadata=metadata)
+    else:
+        call = service.stub.TellStory(request, metadata=metadata)
+        list(call)
+    assert ("x-request-id", request_id) in [(item.key, item.value) for item in call.initial_metadata()]
+    line = last_line(service, request_id)
+    assert (line["method"], line["code"]) == (f"/genkit.sample.v1.GenkitService/{method}", "OK")
+    assert line["client"] == "203.0.113.9"
+    assert line["duration_ms"] >= (20 if method == "TellStory" else 0), "a stream's time is that of all its chunks"
+
+
+@pytest.mark.parametrize("hostile", ["a b", "x" * 129, "<script>"])
+def test_a_hostile_id_is_replaced(service: Service, hostile: str) -> None:
+    _, call = service.stub.Health.with_call(pb.HealthRequest(), metadata=(("x-request-id", hostile),))
+    [echoed] = [item.value for item in call.initial_metadata() if item.key == "x-request-id"]
+    assert len(echoed) == 36
+    assert hostile not in service.output()
+
+
+def test_invalid_input_names_each_field_and_the_request(service: Service) -> None:
+    error = failure(
+        service.stub.GenerateCode,
+        pb.CodeRequest(description="x" * 10_001, language="c++;"),
+        metadata=(("x-request-id", "invalid-1"),),
+    )
+    status: Any = rpc_status.from_call(error)
+    info, bad_request = error_details_pb2.RequestInfo(), error_details_pb2.BadRequest()
+    status.details[0].Unpack(info)
+    status.details[1].Unpack(bad_request)
+    assert info.request_id == "invalid-1"
+    assert [violation.field for violation in bad_request.field_violations] == ["description", "language"]
+    assert last_line(service, "invalid-1")["code"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        pytest.param(b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT, id="no protobuf"),
+        pytest.param(b"\x0a\x02\xff\xfe", grpc.StatusCode.INVALID_ARGUMENT, id="no UTF-8"),
+        pytest.param(b"\x0a\xff\xff\xff\xff\x0f", grpc.StatusCode.INVALID_ARGUMENT, id="a lying length"),
+        pytest.param(b"\x0a" + b"\x81\x80\x40" + b"x" * 1_048_577, grpc.StatusCode.RESOURCE_EXHAUSTED, id="too large"),
+    ],
+)
+@pytest.mark.parametrize("method", ["TellJoke", "TellJokeStream"])
+def test_a_bad_message_is_refused_in_our_own_words(
+    service: Service, method: str, body: bytes, code: grpc.StatusCode
+) -> None:
+    path = f"/genkit.sample.v1.GenkitService/{method}"
+    make = service.channel.unary_unary if method == "TellJoke" else service.channel.unary_stream
+    error = failure(make(path), body)
+    assert error.code() == code
+    assert not any(word in str(error.details()) for word in ("class", "google", "Traceback", "Error"))
+
+
+def test_a_deadline_ends_the_rpc_and_is_logged(service: Service) -> None:
+    error = failure(service.stub.TellStory, pb.StoryRequest(), timeout=0.05, metadata=(("x-request-id", "late"),))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    line = last_line(service, "late")
+    assert line["code"] == "DEADLINE_EXCEEDED"
+    assert line["client"] == "127.0.0.1"
+
+
+def test_a_cancelled_rpc_is_logged_as_such(service: Service) -> None:
+    call = service.stub.TellStory(pb.StoryRequest(), metadata=(("x-request-id", "left"),))
+    next(call)
+    call.cancel()
+    assert last_line(service, "left")["code"] == "CANCELLED"
+
+
+def test_health_checks_are_logged_at_debug_level_only(service: Service) -> None:
+    service.stub.Health(pb.HealthRequest(), metadata=(("x-request-id", "probe"),))
+    assert last_line(service, "probe")["level"] == "debug"
+
+
+def test_an_rpc_has_the_same_time_limit_as_a_request() -> None:
+    with Service(REQUEST_TIMEOUT="0.1") as slow:
+        assert failure(slow.stub.TellStory, pb.StoryRequest()).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        answer = slow.http.post("/tell-story/stream", json={})
+        assert '"status":504' in answer.text.rpartition("event: error")[2]
