@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=1, le=65535, description="Port of the REST server.")
     grpc_port: int = Field(50051, ge=1, le=65535, description="Port of the gRPC server.")
     grpc_enabled: Annotated[bool, Flag("--no-grpc", False)] = Field(True, description="Serve gRPC beside REST.")
+    grpc_tls_cert: FilePath | None = Field(
+        None, description="PEM file of the gRPC server's certificate; plain text without."
+    )
+    grpc_tls_key: FilePath | None = Field(None, description="PEM file of that certificate's private key.")
+    grpc_tls_client_ca: FilePath | None = Field(
+        None, description="PEM file of the authority whose certificates gRPC clients have to show (mutual TLS)."
+    )
     server: Literal["granian", "uvicorn", "hypercorn"] = Field(
         "granian", description="The ASGI server that `python -m src` starts."
     )
@@ -151,6 +158,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"OPENAI_API_KEY='': MODEL={self.model} needs a key, or OPENAI_BASE_URL of a server without one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
+            missing = "GRPC_TLS_KEY" if self.grpc_tls_key is None else "GRPC_TLS_CERT"
+            raise ValueError(f"{missing}='': the certificate and its key go together")
+        if self.grpc_tls_client_ca is not None and self.grpc_tls_cert is None:
+            raise ValueError("GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks clients for certificates, which needs one here")
         return self
 
     @model_validator(mode="after")

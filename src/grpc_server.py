@@ -34,6 +34,16 @@ PROBE_METHODS = frozenset(
     {f"/{SERVICE.full_name}/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 )
 
+# What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
+LIMITS = (
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_metadata_size", 16_384),
+)
+
 access_log = structlog.get_logger("access")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -148,17 +158,21 @@ class GrpcServer:
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=(GrpcLoggingInterceptor(TrustedProxies(settings.trusted_proxy_networks)),),
-            options=(("grpc.max_receive_message_length", settings.max_body_size),),
+            options=(*LIMITS, ("grpc.max_receive_message_length", settings.max_body_size)),
         )
         self._server.add_generic_rpc_handlers((_service_handlers(runner, settings.request_timeout),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.debug:
             _enable_reflection(self._server)
+        self._credentials = _credentials(settings)
         self._address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
 
     async def start(self) -> None:
         """Listen, and report SERVING. Raises RuntimeError if the port can't be bound."""
-        self._server.add_insecure_port(self._address)
+        if self._credentials is None:
+            self._server.add_insecure_port(self._address)
+        else:
+            self._server.add_secure_port(self._address, self._credentials)
         await self._server.start()
         for name in ("", SERVICE.full_name):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -167,6 +181,18 @@ class GrpcServer:
         """Report NOT_SERVING, refuse new RPCs, and give those in flight `grace` seconds to finish."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """TLS with the configured certificate, and clients' certificates required where their authority is named."""
+    if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
+        return None
+    authority = settings.grpc_tls_client_ca.read_bytes() if settings.grpc_tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(settings.grpc_tls_key.read_bytes(), settings.grpc_tls_cert.read_bytes())],
+        root_certificates=authority,
+        require_client_auth=authority is not None,
+    )
 
 
 def _enable_reflection(server: grpc.aio.Server) -> None:

@@ -76,6 +76,14 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         pytest.param({"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs a key", id="no key, no server"),
         pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9: PORT is the same", id="one port for both"),
         pytest.param({"app_env": "../x"}, "APP_ENV='../x' (--env): String should match", id="path as environment"),
+        pytest.param({"grpc_tls_cert": "/nowhere"}, "GRPC_TLS_CERT='/nowhere' (--grpc-tls-cert): Path", id="no file"),
+        pytest.param({"grpc_tls_cert": __file__}, "GRPC_TLS_KEY='': the certificate and its key", id="no key file"),
+        pytest.param({"grpc_tls_client_ca": __file__}, "GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks", id="half TLS"),
+        pytest.param({"trusted_proxies": "all"}, "TRUSTED_PROXIES='all' (--trusted-proxies): 'all' does", id="no CIDR"),
+        pytest.param({"trusted_hosts": "http://a"}, "TRUSTED_HOSTS='http://a' (--trusted-hosts): name", id="no host"),
+        pytest.param(
+            {"cors_allowed_origins": "a.test"}, "CORS_ALLOWED_ORIGINS='a.test' (--cors-allowed-origins)", id="no origin"
+        ),
         pytest.param({"grpc_enabled": "maybe"}, "GRPC_ENABLED='maybe' (--no-grpc): Input should be", id="no boolean"),
     ],
 )
