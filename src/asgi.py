@@ -18,6 +18,7 @@ from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.observability.logs import configure_logging
+from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import build_rest
 from src.runner import Runner
 from src.security import apply_security_middleware
@@ -39,9 +40,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     except ConfigError as error:
         exit_with(str(error))
     runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), ImageFetcher()))
-    service = Service(settings, ai, runner)
+    buckets = MemoryBuckets(settings.rate_limit)
+    service = Service(settings, ai, runner, buckets)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
-    return apply_security_middleware(rest, settings)
+    return apply_security_middleware(rest, settings, buckets)
 
 
 class Service:
@@ -51,11 +53,12 @@ class Service:
         ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
     """
 
-    def __init__(self, settings: Settings, ai: Genkit, runner: Runner) -> None:
+    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore) -> None:
         self.ready = False
         self._settings = settings
         self._ai = ai
         self._runner = runner
+        self._buckets = buckets
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +90,7 @@ class Service:
             return
         from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
-        server = GrpcServer(self._settings, self._runner)
+        server = GrpcServer(self._settings, self._runner, self._buckets)
         await server.start()
         try:
             yield

@@ -17,6 +17,8 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, field_validato
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from src.util.rate import Rate
+
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
 CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its peer
@@ -88,6 +90,9 @@ class Settings(BaseSettings):
         default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
         description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count; on Cloud Run its front end.",
     )
+    rate_limit_default: str = Field(
+        "60/minute", description="Requests that a client may make, `<count>/<second|minute|hour|day>`."
+    )
     max_body_size: int = Field(1_048_576, ge=1, le=1 << 30, description="Bytes of a request's body or message at most.")
     request_timeout: float = Field(
         125.0, gt=0, le=3600, description="Seconds that a request may take in all, its upload and its stream included."
@@ -139,6 +144,12 @@ class Settings(BaseSettings):
             ip_network(network)  # its ValueError names what is wrong
         return value
 
+    @field_validator("rate_limit_default")
+    @classmethod
+    def _known_rate(cls, value: str) -> str:
+        Rate.parse(value)  # its ValueError says how to write it
+        return value
+
     @field_validator("model")
     @classmethod
     def _known_model(cls, model: str) -> str:
@@ -174,6 +185,11 @@ class Settings(BaseSettings):
         if self.grpc_enabled and self.port == self.grpc_port:
             raise ValueError(f"GRPC_PORT={self.grpc_port}: PORT is the same; give each server its own (--grpc-port)")
         return self
+
+    @property
+    def rate_limit(self) -> Rate:
+        """What one client may ask."""
+        return Rate.parse(self.rate_limit_default)
 
     @property
     def cors_origins(self) -> list[str]:

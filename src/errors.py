@@ -4,6 +4,7 @@ Every failure a caller may meet is a `ServiceError`. Adapters never choose a sta
 class: `http_status` (RFC 9110) and `grpc_code` (a name from `google.rpc.Code`).
 """
 
+import math
 from typing import Any, ClassVar
 
 from pydantic_core import ErrorDetails
@@ -21,9 +22,16 @@ class ServiceError(Exception):
     grpc_code: ClassVar[str] = "INTERNAL"
     default_detail: ClassVar[str] = "The service failed to answer this request."
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.detail = detail or self.default_detail
+        self.retry_after = retry_after  # seconds
         super().__init__(self.detail)
+
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that go with it: `Retry-After` in whole seconds, rounded up, never 0 (RFC 9110, 10.2.3)."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
 
     @property
     def is_bug(self) -> bool:
@@ -67,6 +75,19 @@ class PayloadTooLarge(ServiceError):
     http_status = 413
     grpc_code = "RESOURCE_EXHAUSTED"
     default_detail = "The request is larger than allowed."
+
+
+class RateLimited(ServiceError):
+    """The client asks more often than its limit allows."""
+
+    slug = "rate-limited"
+    title = "Too many requests"
+    http_status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    default_detail = "The rate limit is used up."
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after=retry_after)
 
 
 class ModelFailed(ServiceError):

@@ -218,7 +218,7 @@ def error_response(scope: Scope, error: Exception) -> Response:
     log_failure(failure, scope["path"])
     if isinstance(failure, InvalidInput):
         return Response(orjson.dumps({"detail": failure.as_validation_errors()}), 422, media_type="application/json")
-    return _problem(failure.problem(request_id_of(scope)))
+    return _problem(failure.problem(request_id_of(scope)), failure.headers())
 
 
 def _problem(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -1,6 +1,7 @@
 """The chain around the app: pure ASGI, in one fixed order, each layer ignorant of its neighbours.
 
-    AccessLog → GZip → CORS → TrustedHost → Timeout → MaxBodySize → ExceptionHandler → SecurityHeaders → RequestId → App
+    AccessLog → GZip → CORS → TrustedHost → RateLimit → Timeout → MaxBodySize → ExceptionHandler → SecurityHeaders
+    → RequestId → App
 
 Layers further out than the headers and the id answer some requests themselves (a wrong host, a preflight, too large a
 body). `Edge`, around all of them, completes what such answers lack, so nothing leaves unhardened or untraceable.
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-import orjson
 import structlog
 from secure import Secure
 from secure.headers import (
@@ -31,11 +31,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
-from src.errors import PayloadTooLarge, ServiceError, TimedOut, as_service_error
+from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.failures import log_failure
-from src.util.client_address import TrustedProxies
+from src.rate_limit import BucketStore, RateLimitMiddleware
+from src.util.answer import Answer
+from src.util.client_address import TrustedProxies, client_of
 from src.util.probes import PROBE_PATHS
 from src.util.request_id import request_id_of
+from src.util.scope import headers_of
 
 log = structlog.get_logger(__name__)
 access_log = structlog.get_logger("access")
@@ -54,9 +57,9 @@ SWAGGER_CSP = (
 )
 
 
-def apply_security_middleware(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """`app` in the whole chain."""
-    return wrap(app, layers(settings), settings)
+def apply_security_middleware(app: ASGIApp, settings: Settings, buckets: BucketStore) -> ASGIApp:
+    """`app` in the whole chain; `buckets` are those that the gRPC side asks too."""
+    return wrap(app, layers(settings, buckets), settings)
 
 
 def wrap(app: ASGIApp, chain: Iterable[Layer], settings: Settings) -> ASGIApp:
@@ -66,7 +69,7 @@ def wrap(app: ASGIApp, chain: Iterable[Layer], settings: Settings) -> ASGIApp:
     return Edge(app, settings)
 
 
-def layers(settings: Settings) -> list[Layer]:
+def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
     """The chain, outermost first."""
     proxies = TrustedProxies(settings.trusted_proxy_networks)
     return [
@@ -80,17 +83,13 @@ def layers(settings: Settings) -> list[Layer]:
             expose_headers=("X-Request-ID", "Retry-After"),
         ),
         lambda app: TrustedHost(app, settings.trusted_host_patterns),
+        lambda app: RateLimitMiddleware(app, buckets, proxies),
         lambda app: Timeout(app, settings.request_timeout),
         lambda app: MaxBodySize(app, settings.max_body_size),
         ExceptionHandler,
         lambda app: SecurityHeaders(app, settings),
         RequestId,
     ]
-
-
-def headers_of(scope: Scope, name: bytes) -> list[str]:
-    """The values of a header, in order; none of them fails to decode."""
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 class Edge:
@@ -163,12 +162,6 @@ class AccessLog:
             )
 
 
-def client_of(scope: Scope, proxies: TrustedProxies) -> str:
-    """The client's address; see `src.util.client_address`."""
-    peer = (scope.get("client") or ("",))[0]
-    return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
-
-
 class TrustedHost:
     """Starlette's check of the `Host` header, which health probes by address do not have to pass."""
 
@@ -179,47 +172,6 @@ class TrustedHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_probe = scope["type"] == "http" and scope["path"] in PROBE_PATHS
         await (self.app if is_probe else self._checked)(scope, receive, send)
-
-
-class Answer:
-    """What has left of one response, and how to end it when something fails on the way."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._started = self._ended = self._is_event_stream = False
-
-    async def send(self, message: Message) -> None:
-        """Pass a message on, and remember it."""
-        if message["type"] == "http.response.start":
-            self._started = True
-            self._is_event_stream = any(
-                name == b"content-type" and value.startswith(b"text/event-stream")
-                for name, value in message.get("headers", ())
-            )
-        elif message["type"] == "http.response.body":
-            self._ended = not message.get("more_body", False)
-        await self._send(message)
-
-    async def fail(self, scope: Scope, failure: ServiceError) -> None:
-        """Answer with the failure; in mid-stream end the stream: server-sent events with an `error` event first.
-
-        Any other body is left incomplete, so that its reader can't take it for whole.
-        """
-        problem = orjson.dumps(failure.problem(request_id_of(scope)))
-        if not self._started:
-            await self._send(
-                {
-                    "type": "http.response.start",
-                    "status": failure.http_status,
-                    "headers": [
-                        (b"content-type", b"application/problem+json"),
-                        (b"content-length", str(len(problem)).encode()),
-                    ],
-                }
-            )
-            await self._send({"type": "http.response.body", "body": problem})
-        elif self._is_event_stream and not self._ended:
-            await self._send({"type": "http.response.body", "body": b"event: error\ndata: " + problem + b"\n\n"})
 
 
 class Timeout:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from src import schemas
 from src.generated import service_pb2
-from src.grpc_server import SERVICE, status_of, to_input, to_message
+from src.grpc_errors import status_of
+from src.grpc_server import SERVICE, to_input, to_message
 from src.operations import OPERATIONS, Operation
 
 ROWS = [pytest.param(op, id=op.name) for op in OPERATIONS]
@@ -150,7 +151,7 @@ def over_grpc(operation: Operation, values: dict[str, str]) -> BaseModel | None:
     try:
         return to_input(operation, request_class(operation).FromString(wire))
     except ValidationError as error:
-        status = status_of(error, operation)
+        status = status_of(error, operation.name)
         assert (status.code, len(status.details)) == (3, 2)
         return None
 

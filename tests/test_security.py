@@ -18,6 +18,7 @@ from structlog.testing import LogCapture
 from src import security
 from src.config import Settings, load_settings
 from src.observability import failures
+from src.rate_limit import MemoryBuckets
 from src.security import layers, wrap
 
 REQUIRED = {
@@ -36,6 +37,7 @@ NAMES = [
     "GZipMiddleware",
     "CORSMiddleware",
     "TrustedHost",
+    "RateLimitMiddleware",
     "Timeout",
     "MaxBodySize",
     "ExceptionHandler",
@@ -221,7 +223,8 @@ def request(
 
 def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
     chosen = settings(**values)
-    chain = [layer for layer, known in zip(layers(chosen), NAMES, strict=True) if known != name]
+    chain = layers(chosen, MemoryBuckets(chosen.rate_limit))
+    chain = [layer for layer, known in zip(chain, NAMES, strict=True) if known != name]
     return wrap(app, chain, chosen)
 
 

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from starlette.types import Scope
+
+from src.util.scope import headers_of
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -99,6 +103,12 @@ def parse_address(text: str) -> Address | None:
 
 def _is_port(text: str) -> bool:
     return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit()
+
+
+def client_of(scope: Scope, proxies: TrustedProxies) -> str:
+    """The address of an HTTP request's client."""
+    peer = (scope.get("client") or ("",))[0]
+    return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
 
 
 def bucket_key(client: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+from src.util.scope import headers_of
+
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -22,6 +24,5 @@ def request_id_of(scope: Scope) -> str:
     state: dict[str, Any] = scope.setdefault("state", {})
     request_id: str | None = state.get("request_id")
     if request_id is None:
-        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-        request_id = state["request_id"] = checked_request_id(given)
+        request_id = state["request_id"] = checked_request_id(headers_of(scope, b"x-request-id"))
     return request_id

@@ -71,6 +71,7 @@ class Service:
             "PORT": str(self.port),
             "GRPC_PORT": str(self.grpc_port),
             "MODEL": "offline/demo",
+            "RATE_LIMIT_DEFAULT": "1000000/second",
             **env,
         }
         self._output = TemporaryFile()  # noqa: SIM115 - closed in __exit__

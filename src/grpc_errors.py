@@ -1,0 +1,78 @@
+"""Failures as gRPC statuses with `google.rpc` details (AIP-193)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from pydantic import ValidationError
+
+from src.errors import InvalidInput, TimedOut, as_service_error, public_validation_errors
+from src.observability.failures import log_failure
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# The id of the RPC that this task handles.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+@asynccontextmanager
+async def failures_as_status(operation: str, context: Context, seconds: float) -> AsyncIterator[None]:
+    """Ends the RPC with the table's status for whatever its handler raises, and after so many seconds.
+
+    grpc.aio tells the client the text of any exception, so none may get past this. The client's own deadline, where
+    it is sooner, cancels the handler.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        await abort(context, status_of(TimedOut(), operation))
+    except Exception as error:
+        await abort(context, status_of(error, operation))
+
+
+def status_of(error: Exception, operation: str) -> status_pb2.Status:
+    """The `google.rpc.Status`, details included, that tells a client of `error`. Logs what is not its fault."""
+    if isinstance(error, DecodeError):
+        return _status("INVALID_ARGUMENT", "Malformed message", [])
+    if isinstance(error, ValidationError):
+        violations = [
+            (".".join(str(part) for part in e["loc"]), e["msg"])
+            for e in public_validation_errors(error.errors(include_url=False))
+        ]
+        return _status("INVALID_ARGUMENT", "Invalid input", violations)
+    failure = as_service_error(error)
+    log_failure(failure, operation)
+    if isinstance(failure, InvalidInput):
+        return _status(failure.grpc_code, failure.title, [(failure.field, failure.message)])
+    return _status(failure.grpc_code, failure.detail, [], failure.retry_after)
+
+
+def _status(
+    code: str, message: str, violations: list[tuple[str, str]], retry_after: float | None = None
+) -> status_pb2.Status:
+    status = status_pb2.Status(code=code_pb2.Code.Value(code), message=message)
+    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id.get()))
+    if retry_after is not None:
+        retry_info = error_details_pb2.RetryInfo()
+        retry_info.retry_delay.FromTimedelta(timedelta(seconds=retry_after))
+        status.details.add().Pack(retry_info)
+    if violations:
+        bad_request = error_details_pb2.BadRequest()
+        for field, description in violations:
+            bad_request.field_violations.add(field=field, description=description)
+        status.details.add().Pack(bad_request)
+    return status
+
+
+async def abort(context: Context, status: status_pb2.Status) -> NoReturn:
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    await context.abort(code, status.message, details)
+    raise AssertionError("abort raises")

@@ -1,0 +1,150 @@
+"""What surrounds every RPC: its log line and id, and the rate limit."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import structlog
+
+from src.errors import RateLimited
+from src.grpc_errors import Context, abort, status_of
+from src.grpc_errors import request_id as current_request_id
+from src.rate_limit import BucketStore
+from src.util.client_address import TrustedProxies, bucket_key
+from src.util.request_id import checked_request_id
+
+access_log = structlog.get_logger("access")
+
+PROBE_METHODS = frozenset(
+    {"/genkit.sample.v1.GenkitService/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+)
+
+
+class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
+    """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back.
+
+    It wraps the handlers: `intercept_service` itself only sees them looked up.
+    """
+
+    def __init__(self, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:  # an unknown method, which grpc refuses itself
+            access_log.info("rpc", method=method, code="UNIMPLEMENTED")
+            return None
+        return around(handler, lambda context: self._observed(method, context))
+
+    @asynccontextmanager
+    async def _observed(self, method: str, context: Context) -> AsyncIterator[None]:
+        began = time.perf_counter()
+        metadata = context.invocation_metadata() or ()
+        request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
+        client = client_of_rpc(context, self._proxies)  # an RPC that is over has no peer any more
+        current_request_id.set(request_id)  # the handler runs in a task of its own, so there is nothing to reset
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        code = "OK"
+        try:
+            await context.send_initial_metadata((("x-request-id", request_id),))
+            yield
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+            raise
+        except BaseException:
+            code = _code_name(context.code())
+            raise
+        finally:
+            write = access_log.debug if method in PROBE_METHODS else access_log.info
+            write(
+                "rpc",
+                method=method,
+                code=code,
+                duration_ms=round((time.perf_counter() - began) * 1000, 2),
+                client=client,
+                request_id=request_id,
+            )
+
+
+class GrpcRateLimitInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses RPCs over the rate, of any kind, from the same buckets as REST. Health checks are exempt."""
+
+    def __init__(self, buckets: BucketStore, proxies: TrustedProxies) -> None:
+        self._buckets = buckets
+        self._proxies = proxies
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method in PROBE_METHODS:
+            return handler
+        return around(handler, lambda context: self._limited(handler_call_details.method, context))
+
+    @asynccontextmanager
+    async def _limited(self, method: str, context: Context) -> AsyncIterator[None]:
+        client = client_of_rpc(context, self._proxies)
+        decision = await self._buckets.take(bucket_key(client))
+        if not decision.allowed:
+            await abort(context, status_of(RateLimited(decision.retry_after), method))
+        yield
+
+
+def around(handler: Any, enter: Callable[[Context], AbstractAsyncContextManager[None]]) -> Any:
+    """A handler of the same kind whose whole RPC runs inside the context manager that `enter` makes."""
+    kinds = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }
+    name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+    behaviour = getattr(handler, name)
+
+    async def call(request: Any, context: Context) -> Any:
+        async with enter(context):
+            return await behaviour(request, context)
+
+    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with enter(context):
+            async for message in behaviour(request, context):
+                yield message
+
+    return make(
+        generate if inspect.isasyncgenfunction(behaviour) else call,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:
+    """The address of an RPC's client; `x-forwarded-for` in the metadata counts as the header does over REST."""
+    metadata = context.invocation_metadata() or ()
+    forwarded = [str(value) for key, value in metadata if key == "x-forwarded-for"]
+    return proxies.client(peer_address(context.peer()), forwarded)
+
+
+def peer_address(peer: str) -> str:
+    """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
+    return unquote(peer.partition(":")[2])
+
+
+def _code_name(code: Any) -> str:
+    """The name of a status code, which grpc.aio gives as an enum's member or as its number; none yet is INTERNAL."""
+    for known in grpc.StatusCode:
+        if code in (known, known.value[0]) and known is not grpc.StatusCode.OK:
+            return known.name
+    return "INTERNAL"

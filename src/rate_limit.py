@@ -1,0 +1,125 @@
+"""One rate limit for both protocols: a token bucket per client, in one store that both ask.
+
+The bucket is kept as its theoretical arrival time (GCRA, ITU-T I.371): one number a client, no timers, no refilling.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.errors import RateLimited
+from src.util.answer import Answer
+from src.util.client_address import TrustedProxies, bucket_key, client_of
+from src.util.probes import PROBE_PATHS
+from src.util.rate import Rate
+
+MAX_BUCKETS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a request may pass.
+
+    Attributes:
+        remaining: Requests that could follow at once.
+        retry_after: Seconds until this one would pass; 0 where it did.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_after: float
+
+
+class BucketStore(Protocol):
+    """Where the buckets are."""
+
+    rate: Rate
+
+    async def take(self, key: str, cost: int = 1) -> Decision:
+        """Take `cost` tokens from the bucket of `key`, all or none."""
+        ...
+
+
+class MemoryBuckets:
+    """Buckets in this process, bounded: full ones are forgotten, and beyond the cap the least recently used.
+
+    Args:
+        rate: The same for every key.
+        clock: Monotonic seconds.
+        max_buckets: Keys kept at most; about 250 bytes each.
+    """
+
+    def __init__(
+        self, rate: Rate, *, clock: Callable[[], float] = time.monotonic, max_buckets: int = MAX_BUCKETS
+    ) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._max = max_buckets
+        self._interval = rate.seconds / rate.count
+        self._arrivals: OrderedDict[str, float] = OrderedDict()  # least recently used first
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    async def take(self, key: str, cost: int = 1) -> Decision:
+        """Take `cost` tokens from the bucket of `key`, all or none."""
+        now = self._clock()
+        arrival = max(self._arrivals.get(key, now), now)
+        after = arrival + cost * self._interval
+        wait = after - now - self.rate.seconds
+        # Floating point: the last token of a burst must not be refused for a rounding error.
+        if wait > self._interval * 1e-6:
+            return Decision(False, 0, wait)
+        self._arrivals[key] = after
+        self._arrivals.move_to_end(key)
+        self._forget(now)
+        return Decision(True, int((self.rate.seconds - (after - now)) / self._interval + 1e-6), 0.0)
+
+    def _forget(self, now: float) -> None:
+        """Drop up to two buckets that are full again: a crowd that has gone leaves faster than it came."""
+        for _ in range(2):
+            oldest = next(iter(self._arrivals))
+            if self._arrivals[oldest] > now and len(self._arrivals) <= self._max:
+                return
+            del self._arrivals[oldest]
+
+
+class RateLimitMiddleware:
+    """Refuses requests over the rate with 429; tells the others what is left.
+
+    `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
+    """
+
+    def __init__(self, app: ASGIApp, buckets: BucketStore, proxies: TrustedProxies) -> None:
+        self.app = app
+        self._buckets = buckets
+        self._proxies = proxies
+        rate = buckets.rate
+        self._policy = (b"ratelimit-policy", f'"default";q={rate.count};w={rate.seconds}'.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+            await self.app(scope, receive, send)
+            return
+        decision = await self._buckets.take(bucket_key(client_of(scope, self._proxies)))
+        limits = [self._policy, (b"ratelimit", _state(decision))]
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *limits]
+            await send(message)
+
+        if decision.allowed:
+            await self.app(scope, receive, telling)
+        else:
+            await Answer(telling).fail(scope, RateLimited(decision.retry_after))
+
+
+def _state(decision: Decision) -> bytes:
+    wait = f";t={math.ceil(decision.retry_after)}" if decision.retry_after else ""
+    return f'"default";r={decision.remaining}{wait}'.encode()

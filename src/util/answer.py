@@ -1,0 +1,44 @@
+"""Failures as HTTP answers, at any point of a response."""
+
+import orjson
+from starlette.types import Message, Scope, Send
+
+from src.errors import ServiceError
+from src.util.request_id import request_id_of
+
+
+class Answer:
+    """What has left of one response, and how to end it when something fails on the way."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = self._ended = self._is_event_stream = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, and remember it."""
+        if message["type"] == "http.response.start":
+            self._started = True
+            self._is_event_stream = any(
+                name == b"content-type" and value.startswith(b"text/event-stream")
+                for name, value in message.get("headers", ())
+            )
+        elif message["type"] == "http.response.body":
+            self._ended = not message.get("more_body", False)
+        await self._send(message)
+
+    async def fail(self, scope: Scope, failure: ServiceError) -> None:
+        """Answer with the failure; in mid-stream end the stream: server-sent events with an `error` event first.
+
+        Any other body is left incomplete, so that its reader can't take it for whole.
+        """
+        problem = orjson.dumps(failure.problem(request_id_of(scope)))
+        if not self._started:
+            headers = [
+                (b"content-type", b"application/problem+json"),
+                (b"content-length", str(len(problem)).encode()),
+                *((name.encode(), value.encode()) for name, value in failure.headers().items()),
+            ]
+            await self._send({"type": "http.response.start", "status": failure.http_status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": problem})
+        elif self._is_event_stream and not self._ended:
+            await self._send({"type": "http.response.body", "body": b"event: error\ndata: " + problem + b"\n\n"})

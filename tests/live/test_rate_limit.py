@@ -1,0 +1,62 @@
+"""One limit for both protocols: what a client spends over REST is gone over gRPC."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from src.generated import service_pb2 as pb
+from tests.live.service import Service
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with Service(RATE_LIMIT_DEFAULT="5/hour") as running:
+        yield running
+
+
+def refusal(call: Any, request: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call(request))
+    return caught.value
+
+
+def test_five_pass_in_any_mix_and_then_none(service: Service) -> None:
+    assert service.http.post("/tell-joke", json={}).status_code == 200
+    assert service.stub.TellJoke(pb.JokeRequest()).joke
+    assert list(service.stub.TellStory(pb.StoryRequest()))
+    assert service.http.post("/tell-story/stream", json={}).status_code == 200
+    assert service.http.get("/nowhere").status_code == 404
+    for path in ("/tell-joke", "/tell-story/stream", "/nowhere"):
+        answer = service.http.post(path, json={})
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 720
+        assert answer.headers["x-frame-options"] == "DENY"
+    for call, request in ((service.stub.TellJoke, pb.JokeRequest()), (service.stub.TellStory, pb.StoryRequest())):
+        error = refusal(call, request)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        retry_info = error_details_pb2.RetryInfo()
+        status: Any = rpc_status.from_call(error)
+        assert any(detail.Unpack(retry_info) for detail in status.details)
+        assert 0 < retry_info.retry_delay.seconds <= 720
+
+
+def test_probes_of_both_protocols_are_exempt(service: Service) -> None:
+    health: Any = health_pb2_grpc.HealthStub(service.channel)
+    for _ in range(4):
+        assert service.http.get("/health").status_code == service.http.get("/ready").status_code == 200
+        assert service.stub.Health(pb.HealthRequest()).status == "ok"
+        assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+    assert service.http.post("/chat", json={}).status_code == 200
+
+
+def test_a_forwarding_header_of_nobody_changes_nothing(service: Service) -> None:
+    statuses = [
+        service.http.post("/chat", json={}, headers={"x-forwarded-for": f"203.0.113.{number}"}).status_code
+        for number in range(7)
+    ]
+    assert statuses == [200] * 5 + [429] * 2

@@ -1,0 +1,182 @@
+"""The buckets: exactly a burst, then a smooth refill, and memory that is bounded."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
+
+from src.rate_limit import Decision, MemoryBuckets, RateLimitMiddleware
+from src.util.client_address import TrustedProxies
+from src.util.rate import Rate
+
+
+class Clock:
+    """Time as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def take(buckets: MemoryBuckets, key: str = "a", cost: int = 1) -> Decision:
+    return asyncio.run(buckets.take(key, cost))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("60/minute", Rate(60, 60)), ("1/second", Rate(1, 1)), ("5/hour", Rate(5, 3600)), ("7/day", Rate(7, 86_400))],
+)
+def test_a_rate_is_read(text: str, rate: Rate) -> None:
+    assert Rate.parse(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "60",
+        "60/",
+        "/minute",
+        "0/minute",
+        "-1/minute",
+        "1.5/minute",
+        "60/min",
+        "60 / minute",
+        "60/minute\n",
+        "٦/day",
+    ],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="60/minute"):
+        Rate.parse(text)
+
+
+@pytest.mark.parametrize("rate", [Rate(1, 1), Rate(5, 60), Rate(7, 3600), Rate(50, 1), Rate(999, 86_400)])
+def test_exactly_a_burst_passes_and_then_one_at_each_interval(rate: Rate) -> None:
+    clock = Clock()
+    buckets = MemoryBuckets(rate, clock=clock)
+    decisions = [take(buckets) for _ in range(rate.count + 3)]
+    assert [d.allowed for d in decisions] == [True] * rate.count + [False] * 3
+    assert [d.remaining for d in decisions[: rate.count]] == list(range(rate.count - 1, -1, -1))
+    for _ in range(3):
+        wait = take(buckets).retry_after
+        assert wait == pytest.approx(rate.seconds / rate.count, rel=1e-3)
+        clock.now += wait * 0.999
+        assert not take(buckets).allowed
+        clock.now += wait * 0.001 + 1e-9
+        assert take(buckets).allowed
+
+
+def test_one_client_does_not_spend_anothers_tokens() -> None:
+    buckets = MemoryBuckets(Rate(1, 60), clock=Clock())
+    assert [take(buckets, key).allowed for key in ("a", "b", "a", "b")] == [True, True, False, False]
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 4)), max_size=60), st.integers(1, 10))
+def test_it_decides_as_a_plain_token_bucket_does(steps: list[tuple[float, int]], count: int) -> None:
+    clock = Clock()
+    buckets = MemoryBuckets(Rate(count, 60), clock=clock)
+    tokens = float(count)
+    for pause, cost in steps:
+        clock.now += pause
+        tokens = min(count, tokens + pause * count / 60)
+        decision = take(buckets, cost=cost)
+        if abs(tokens - cost) > 1e-4:  # on the very edge either is right
+            assert decision.allowed == (tokens > cost)
+        if decision.allowed:
+            tokens -= cost
+        else:
+            assert decision.retry_after == pytest.approx((cost - tokens) * 60 / count, abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 20)), max_size=200))
+def test_never_more_than_the_cap_is_kept(steps: list[tuple[float, int]]) -> None:
+    clock = Clock()
+    buckets = MemoryBuckets(Rate(3, 60), clock=clock, max_buckets=8)
+    for pause, client in steps:
+        clock.now += pause
+        take(buckets, str(client))
+        assert len(buckets) <= 8
+
+
+def test_buckets_that_are_full_again_are_forgotten() -> None:
+    clock = Clock()
+    buckets = MemoryBuckets(Rate(1, 1), clock=clock)
+    for client in range(100):
+        take(buckets, str(client))
+    clock.now += 2
+    for _ in range(60):
+        clock.now += 2
+        take(buckets, "one")
+    assert len(buckets) == 1
+
+
+def test_a_refused_client_is_not_kept_alive_by_its_refusals() -> None:
+    clock = Clock()
+    buckets = MemoryBuckets(Rate(1, 60), clock=clock)
+    take(buckets)
+    waits = []
+    for _ in range(3):
+        clock.now += 10
+        waits.append(take(buckets).retry_after)
+    assert waits == pytest.approx([50, 40, 30])
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def request(layer: RateLimitMiddleware, path: str = "/", peer: str = "192.0.2.1") -> tuple[int, dict[str, str], bytes]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "headers": [], "client": (peer, 1)}
+    asyncio.run(layer(scope, None, send))  # type: ignore[arg-type]
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, sent[1]["body"]
+
+
+def layer_over(rate: str) -> RateLimitMiddleware:
+    return RateLimitMiddleware(app, MemoryBuckets(Rate.parse(rate), clock=Clock()), TrustedProxies())
+
+
+def test_over_the_rate_is_429_with_whole_seconds_to_wait() -> None:
+    layer = layer_over("2/minute")
+    results = [request(layer) for _ in range(3)]
+    assert [status for status, _, _ in results] == [200, 200, 429]
+    _, headers, body = results[-1]
+    assert headers["retry-after"] == "30"
+    assert headers["ratelimit"] == '"default";r=0;t=30'
+    problem: Any = json.loads(body)
+    assert (problem["title"], problem["status"]) == ("Too many requests", 429)
+
+
+def test_the_wait_is_rounded_up_and_never_0() -> None:
+    layer = layer_over("1000/second")
+    waits = {request(layer)[1].get("retry-after") for _ in range(1001)}
+    assert waits == {None, "1"}
+
+
+def test_what_is_left_is_told() -> None:
+    _, headers, _ = request(layer_over("60/minute"))
+    assert headers == {"ratelimit-policy": '"default";q=60;w=60', "ratelimit": '"default";r=59'}
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
+def test_probes_cost_nothing(path: str) -> None:
+    layer = layer_over("1/day")
+    assert [request(layer, path)[0] for _ in range(3)] == [200] * 3
+
+
+def test_neighbours_in_a_64_share_a_bucket() -> None:
+    layer = layer_over("1/day")
+    assert [request(layer, peer=f"2001:db8::{n}")[0] for n in (1, 2)] == [200, 429]
