@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias
 
@@ -17,8 +18,16 @@ from src.observability.failures import log_failure
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# The id of the RPC that this task handles.
-request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+@dataclass(slots=True)
+class Rpc:
+    """What is known of an RPC while it runs: its id, and the bytes of the messages sent to its client."""
+
+    request_id: str = ""
+    sent_bytes: int = 0
+
+
+current_rpc: ContextVar[Rpc] = ContextVar("current_rpc")  # of the task that handles it
 
 
 @asynccontextmanager
@@ -58,7 +67,7 @@ def _status(
     code: str, message: str, violations: list[tuple[str, str]], retry_after: float | None = None
 ) -> status_pb2.Status:
     status = status_pb2.Status(code=code_pb2.Code.Value(code), message=message)
-    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id.get()))
+    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=current_rpc.get().request_id))
     if retry_after is not None:
         retry_info = error_details_pb2.RetryInfo()
         retry_info.retry_delay.FromTimedelta(timedelta(seconds=retry_after))

@@ -12,8 +12,7 @@ import grpc
 import structlog
 
 from src.errors import RateLimited
-from src.grpc_errors import Context, abort, status_of
-from src.grpc_errors import request_id as current_request_id
+from src.grpc_errors import Context, Rpc, abort, current_rpc, status_of
 from src.rate_limit import BucketStore
 from src.util.client_address import TrustedProxies, bucket_key
 from src.util.request_id import checked_request_id
@@ -40,11 +39,7 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None:  # an unknown method, which grpc refuses itself
-            access_log.info("rpc", method=method, code="UNIMPLEMENTED")
-            return None
-        return around(handler, lambda context: self._observed(method, context))
+        return around(handler, lambda context: self._observed(handler_call_details.method, context), _counted)
 
     @asynccontextmanager
     async def _observed(self, method: str, context: Context) -> AsyncIterator[None]:
@@ -52,7 +47,8 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
         metadata = context.invocation_metadata() or ()
         request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
         client = client_of_rpc(context, self._proxies)  # an RPC that is over has no peer any more
-        current_request_id.set(request_id)  # the handler runs in a task of its own, so there is nothing to reset
+        rpc = Rpc(request_id)
+        current_rpc.set(rpc)  # the handler runs in a task of its own, so there is nothing to reset
         structlog.contextvars.bind_contextvars(request_id=request_id)
         code = "OK"
         try:
@@ -74,6 +70,7 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
                 duration_ms=round((time.perf_counter() - began) * 1000, 2),
                 client=client,
                 request_id=request_id,
+                bytes=rpc.sent_bytes,
             )
 
 
@@ -90,7 +87,7 @@ class GrpcRateLimitInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method in PROBE_METHODS:
+        if handler_call_details.method in PROBE_METHODS:
             return handler
         return around(handler, lambda context: self._limited(handler_call_details.method, context))
 
@@ -103,8 +100,16 @@ class GrpcRateLimitInterceptor(grpc.aio.ServerInterceptor):
         yield
 
 
-def around(handler: Any, enter: Callable[[Context], AbstractAsyncContextManager[None]]) -> Any:
-    """A handler of the same kind whose whole RPC runs inside the context manager that `enter` makes."""
+def around(
+    handler: Any,
+    enter: Callable[[Context], AbstractAsyncContextManager[None]],
+    sending: Callable[[bytes], bytes] = bytes,
+) -> Any:
+    """A handler of the same kind whose whole RPC runs inside the context manager that `enter` makes.
+
+    Args:
+        sending: Is given each message to the client, as bytes, and returns what to send.
+    """
     kinds = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
         (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -114,20 +119,34 @@ def around(handler: Any, enter: Callable[[Context], AbstractAsyncContextManager[
     name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     behaviour = getattr(handler, name)
 
-    async def call(request: Any, context: Context) -> Any:
+    def serialize(message: Any) -> bytes:
+        return sending(handler.response_serializer(message) if handler.response_serializer else message)
+
+    async def answer(request: Any, context: Context) -> bytes:
         async with enter(context):
-            return await behaviour(request, context)
+            return serialize(await behaviour(request, context))
+
+    async def write(request: Any, context: Context) -> None:
+        async with enter(context):
+            await behaviour(request, context)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         async with enter(context):
             async for message in behaviour(request, context):
                 yield message
 
+    if not handler.response_streaming:
+        return make(answer, request_deserializer=handler.request_deserializer)
     return make(
-        generate if inspect.isasyncgenfunction(behaviour) else call,
+        generate if inspect.isasyncgenfunction(behaviour) else write,
         request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        response_serializer=serialize,
     )
+
+
+def _counted(message: bytes) -> bytes:
+    current_rpc.get().sent_bytes += len(message)
+    return message
 
 
 def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:

@@ -1,7 +1,7 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import Descriptor
@@ -50,6 +50,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.debug:
             _enable_reflection(self._server)
+        self._server.add_generic_rpc_handlers((_UnknownMethods(),))
         self._credentials = _credentials(settings)
         self._address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
 
@@ -131,6 +132,18 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
         stream if operation.streamed else unary,
         response_serializer=response_type.SerializeToString,
     )
+
+
+class _UnknownMethods(grpc.GenericRpcHandler):
+    """Asked last: refuses what no other handler knows as grpc does, but logged and limited like any RPC."""
+
+    def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
+        return grpc.unary_unary_rpc_method_handler(_refuse_unknown)
+
+
+async def _refuse_unknown(_request: bytes, context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    raise AssertionError("abort raises")
 
 
 def _message_class(descriptor: Descriptor) -> type[Message]:

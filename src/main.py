@@ -12,6 +12,9 @@ from src.config import Settings, exit_with, export, load_settings_or_exit, parse
 from src.util.stop_signals import block_stop_signals, unblock_stop_signals
 
 APP = "src.asgi:create_app"
+# granian's own limits are 400 KB and 16 MB; the other servers' are this or less.
+MAX_HEADER_BYTES = 65_536
+MAX_STREAMS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,6 +51,7 @@ def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
 def _granian(settings: Settings) -> None:
     from granian import Granian
     from granian.constants import Interfaces, Loops
+    from granian.http import HTTP1Settings, HTTP2Settings
     from granian.log import LogLevels
 
     # A worker starts as a copy of this process, handlers included, and would swallow a signal while it still imports.
@@ -61,6 +65,8 @@ def _granian(settings: Settings) -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         factory=True,
+        http1_settings=HTTP1Settings(max_buffer_size=MAX_HEADER_BYTES),
+        http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES, max_concurrent_streams=MAX_STREAMS),
         workers_kill_timeout=math.ceil(settings.shutdown_grace) + 1,
         log_level=LogLevels(settings.log_level),
     ).serve()

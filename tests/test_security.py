@@ -420,3 +420,11 @@ def test_httpx_can_talk_to_the_chain() -> None:
             return await client.get("/")
 
     assert asyncio.run(scenario()).text == "hello"
+
+
+def test_debug_alone_lets_swagger_load() -> None:
+    for debug, is_let in ((False, False), (True, True)):
+        [policy] = request(chain_without(None, bare, debug=debug)).header("content-security-policy")
+        assert ("script-src 'unsafe-inline' https://cdn.jsdelivr.net" in policy) is is_let
+        assert policy.startswith("default-src 'none'")
+        assert "frame-ancestors 'none'" in policy

@@ -1,5 +1,6 @@
 """Starts the real service as a user would, in a process of its own, on free ports."""
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -114,6 +115,18 @@ class Service:
         self._output.flush()
         with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
             return copy.read().decode(errors="replace")
+
+    def access_line(self, request_id: str) -> dict[str, Any]:
+        """The access log's line of this request or RPC, which is written after the client has its answer."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for line in self.output().splitlines():
+                if request_id in line and line.startswith("{"):
+                    entry: dict[str, Any] = json.loads(line)
+                    if entry.get("logger") == "access":
+                        return entry
+            time.sleep(0.01)
+        raise AssertionError(f"no line of {request_id}\n{self.output()}")
 
     def terminate(self) -> None:
         """Ask it to stop, as an orchestrator does."""

@@ -198,10 +198,12 @@ def test_a_stream_that_breaks_midway_ends_with_an_error_after_its_chunks(
     assert status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
 
 
-def test_each_chunk_leaves_when_it_comes(service: Service, upstream: GeminiStandIn) -> None:
+@pytest.mark.parametrize("accepted", ["identity", "gzip"])
+def test_each_chunk_leaves_when_it_comes(service: Service, upstream: GeminiStandIn, accepted: str) -> None:
     gate = Gate()
     upstream.script(gemini.text("one ", "two", gate=gate))
-    with service.http.stream("POST", "/tell-story/stream", json={}) as answer:
+    headers = {"accept-encoding": accepted}
+    with service.http.stream("POST", "/tell-story/stream", json={}, headers=headers) as answer:
         assert answer.status_code == 200, "the headers come before the first chunk"
         lines = answer.iter_lines()
         for chunk in ("one ", "two"):

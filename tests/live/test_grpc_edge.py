@@ -1,6 +1,5 @@
 """The edge of the gRPC side: ids, log lines, limits, and nothing of ours in a status."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,18 +20,6 @@ def service() -> Iterator[Service]:
         yield running
 
 
-def last_line(service: Service, request_id: str) -> dict[str, Any]:
-    """The RPC's own line, which is written when the RPC has ended: after the client has its answer."""
-    for _ in range(1000):
-        lines: list[dict[str, Any]] = [
-            json.loads(line) for line in service.output().splitlines() if line.startswith("{")
-        ]
-        found = [line for line in lines if line.get("event") == "rpc" and line.get("request_id") == request_id]
-        if found:
-            return found[0]
-    raise AssertionError(f"no line of {request_id}")
-
-
 def failure(call: Any, *arguments: Any, **options: Any) -> Any:
     with pytest.raises(grpc.RpcError) as caught:
         list(call(*arguments, **options))
@@ -45,14 +32,16 @@ def test_an_rpc_keeps_a_harmless_id_and_logs_one_line(service: Service, method: 
     metadata = (("x-request-id", request_id), ("x-forwarded-for", "198.51.100.1, 203.0.113.9"))
     request = pb.JokeRequest() if method == "TellJoke" else pb.StoryRequest()
     if method == "TellJoke":
-        _, call = service.stub.TellJoke.with_call(request, metadata=metadata)
+        answer, call = service.stub.TellJoke.with_call(request, metadata=metadata)
+        messages = [answer]
     else:
         call = service.stub.TellStory(request, metadata=metadata)
-        list(call)
+        messages = list(call)
     assert ("x-request-id", request_id) in [(item.key, item.value) for item in call.initial_metadata()]
-    line = last_line(service, request_id)
+    line = service.access_line(request_id)
     assert (line["method"], line["code"]) == (f"/genkit.sample.v1.GenkitService/{method}", "OK")
     assert line["client"] == "203.0.113.9"
+    assert line["bytes"] == sum(message.ByteSize() for message in messages) > 0
     assert line["duration_ms"] >= (20 if method == "TellStory" else 0), "a stream's time is that of all its chunks"
 
 
@@ -76,7 +65,7 @@ def test_invalid_input_names_each_field_and_the_request(service: Service) -> Non
     status.details[1].Unpack(bad_request)
     assert info.request_id == "invalid-1"
     assert [violation.field for violation in bad_request.field_violations] == ["description", "language"]
-    assert last_line(service, "invalid-1")["code"] == "INVALID_ARGUMENT"
+    assert service.access_line("invalid-1")["code"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +91,7 @@ def test_a_bad_message_is_refused_in_our_own_words(
 def test_a_deadline_ends_the_rpc_and_is_logged(service: Service) -> None:
     error = failure(service.stub.TellStory, pb.StoryRequest(), timeout=0.05, metadata=(("x-request-id", "late"),))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    line = last_line(service, "late")
+    line = service.access_line("late")
     assert line["code"] == "DEADLINE_EXCEEDED"
     assert line["client"] == "127.0.0.1"
 
@@ -111,12 +100,21 @@ def test_a_cancelled_rpc_is_logged_as_such(service: Service) -> None:
     call = service.stub.TellStory(pb.StoryRequest(), metadata=(("x-request-id", "left"),))
     next(call)
     call.cancel()
-    assert last_line(service, "left")["code"] == "CANCELLED"
+    assert service.access_line("left")["code"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("path", ["/genkit.sample.v1.GenkitService/Nothing", "/no.Service/Nothing", "nonsense"])
+def test_an_unknown_method_is_logged_and_traceable_like_any(service: Service, path: str) -> None:
+    request_id = f"unknown:{len(path)}"
+    error = failure(service.channel.unary_stream(path), b"", metadata=(("x-request-id", request_id),))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+    line = service.access_line(request_id)
+    assert (line["code"], line["client"]) == ("UNIMPLEMENTED", "127.0.0.1")
 
 
 def test_health_checks_are_logged_at_debug_level_only(service: Service) -> None:
     service.stub.Health(pb.HealthRequest(), metadata=(("x-request-id", "probe"),))
-    assert last_line(service, "probe")["level"] == "debug"
+    assert service.access_line("probe")["level"] == "debug"
 
 
 def test_an_rpc_has_the_same_time_limit_as_a_request() -> None:

@@ -161,3 +161,20 @@ def test_debug_opens_reflection() -> None:
         )
         assert called.returncode == 0, called.stderr
         assert json.loads(called.stdout)["originalText"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("env", "is_warned", "is_json"),
+    [
+        pytest.param({}, True, True, id="production"),
+        pytest.param({"TRUSTED_HOSTS": "api.test"}, False, True, id="production, hosts named"),
+        pytest.param({"DEBUG": "true"}, False, False, id="debug"),
+    ],
+)
+def test_debug_alone_changes_the_log_and_drops_the_warning(env: dict[str, str], is_warned: bool, is_json: bool) -> None:
+    with Service(**env) as service:
+        lines = service.output().splitlines()
+    assert any("TRUSTED_HOSTS is empty" in line for line in lines) is is_warned
+    [up] = [line for line in lines if "service is up" in line]
+    assert up.startswith('{"') is is_json
+    assert ("\x1b[" in up) is not is_json

@@ -1,0 +1,25 @@
+"""The service with flows that have bugs."""
+
+from genkit import ActionRunContext
+from starlette.types import ASGIApp
+
+from src import asgi
+from src.flows import Flows
+from src.schemas import ChatRequest, ChatResponse, StoryRequest, StoryResponse
+
+
+class BrokenFlows(Flows):
+    """One fails at once, one in mid-stream."""
+
+    async def pirate_chat(self, input: ChatRequest) -> ChatResponse:
+        raise LookupError("canary")
+
+    async def tell_story(self, input: StoryRequest, ctx: ActionRunContext[str]) -> StoryResponse:
+        ctx.send_chunk("once")
+        raise LookupError("canary")
+
+
+def create_app() -> ASGIApp:
+    """As the real one."""
+    asgi.Flows = BrokenFlows  # type: ignore[attr-defined]
+    return asgi.create_app()

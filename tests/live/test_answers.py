@@ -1,0 +1,156 @@
+"""Every answer that the service can give, over a real socket in production mode: hardened, traceable, in one piece."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from src.generated import service_pb2 as pb
+from tests.live.service import COMMANDS, Service
+from tests.standins import gemini
+from tests.standins.gemini import Behaviour, GeminiStandIn
+from tests.test_security import REQUIRED
+
+ORIGIN = "https://app.test"
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn() as standin:
+        yield standin
+
+
+@pytest.fixture(scope="module")
+def service(upstream: GeminiStandIn) -> Iterator[Service]:
+    env = {
+        "MODEL": "googleai/gemini-flash-latest",
+        "GEMINI_API_KEY": "k",
+        "GOOGLE_GEMINI_BASE_URL": upstream.url,
+        "LLM_TIMEOUT": "200",
+        "TRUSTED_HOSTS": "api.test",
+        "CORS_ALLOWED_ORIGINS": ORIGIN,
+    }
+    with Service(**env) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Service]:
+    with Service(TRUSTED_HOSTS="api.test", RATE_LIMIT_DEFAULT="1/day") as running:
+        send(running, "POST", "/chat", json={})
+        yield running
+
+
+@pytest.fixture(scope="module")
+def broken() -> Iterator[Service]:
+    command = [part.replace("src.asgi", "tests.live.broken") for part in COMMANDS["granian"]]
+    with Service(command, TRUSTED_HOSTS="api.test") as running:
+        yield running
+
+
+def send(service: Service, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request over a connection of its own: some answers end theirs."""
+    headers = {"host": "api.test"} | options.pop("headers", {})
+    with httpx.Client(base_url=service.rest_url, trust_env=False) as client:
+        return client.request(method, path, headers=headers, **options)
+
+
+def chunked() -> Iterator[bytes]:
+    for _ in range(20):
+        yield b"x" * 65_536
+
+
+def assert_sealed(answer: httpx.Response) -> None:
+    for name, value in REQUIRED.items():
+        assert answer.headers.get_list(name) == [value], name
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    assert all(value for value in answer.headers.values())
+    text = str(answer.headers).lower()
+    assert not any(name in text for name in ("granian", "uvicorn", "fastapi", "starlette", "python"))
+
+
+ANSWERS = [
+    pytest.param("POST", "/chat", {"json": {}}, 200, id="200"),
+    pytest.param("GET", "/health", {}, 200, id="health"),
+    pytest.param("GET", "/health", {"headers": {"host": "10.0.0.1"}}, 200, id="health by address"),
+    pytest.param("POST", "/tell-joke/stream", {"json": {}}, 200, id="SSE"),
+    pytest.param("POST", "/chat", {"json": {}, "headers": {"origin": ORIGIN}}, 200, id="cross-origin"),
+    pytest.param("OPTIONS", "/chat", {"headers": PREFLIGHT | {"origin": ORIGIN}}, 200, id="preflight"),
+    pytest.param("OPTIONS", "/chat", {"headers": PREFLIGHT | {"origin": "https://evil.test"}}, 400, id="preflight no"),
+    pytest.param("POST", "/chat", {"json": {}, "headers": {"host": "evil.test"}}, 400, id="400 host"),
+    pytest.param("GET", "/nowhere", {}, 404, id="404"),
+    pytest.param("GET", "/docs", {}, 404, id="404 docs"),
+    pytest.param("GET", "/chat", {}, 405, id="405"),
+    pytest.param("HEAD", "/chat", {}, 405, id="HEAD"),
+    pytest.param("BREW", "/chat", {}, 405, id="unknown method"),
+    pytest.param("POST", "/chat", {"content": b"x" * 1_048_577}, 413, id="413 declared"),
+    pytest.param("POST", "/chat", {"content": chunked()}, 413, id="413 streamed"),
+    pytest.param("POST", "/chat", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415, id="415"),
+    pytest.param("POST", "/chat", {"json": {"question": ""}}, 422, id="422"),
+    pytest.param(
+        "POST", "/chat", {"content": b"{", "headers": {"content-type": "application/json"}}, 422, id="422 JSON"
+    ),
+    pytest.param("POST", "/describe-image", {"json": {"image_url": "http://localhost/"}}, 422, id="422 by the flow"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "options", "status"), ANSWERS)
+def test_an_answer_of_the_service(service: Service, method: str, path: str, options: Any, status: int) -> None:
+    answer = send(service, method, path, **options)
+    assert answer.status_code == status
+    assert_sealed(answer)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status"),
+    [
+        pytest.param(gemini.error(503), 502, id="502"),
+        pytest.param(gemini.HANG, 504, id="504"),
+        pytest.param(gemini.BLOCKED_ANSWER, 422, id="422 blocked"),
+    ],
+)
+def test_an_answer_about_the_model(
+    service: Service, upstream: GeminiStandIn, behaviour: Behaviour, status: int
+) -> None:
+    upstream.script(behaviour)
+    answer = send(service, "POST", "/chat", json={})
+    assert answer.status_code == status
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert_sealed(answer)
+
+
+def test_the_answer_over_the_rate(limited: Service) -> None:
+    answer = send(limited, "POST", "/chat", json={}, headers={"origin": ORIGIN})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"].isdigit()
+    assert_sealed(answer)
+
+
+def test_the_answer_to_a_bug_of_ours(broken: Service) -> None:
+    answer = send(broken, "POST", "/chat", json={})
+    assert answer.status_code == 500
+    assert_sealed(answer)
+    with pytest.raises(grpc.RpcError) as caught:
+        broken.stub.PirateChat(pb.ChatRequest())
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    told = answer.text + str(answer.headers) + str(caught.value) + str(caught.value.trailing_metadata())
+    assert not any(word in told for word in ("canary", "Lookup", "Traceback", ".py", "src."))
+    assert broken.output().count("LookupError: canary") == 2, "the log is where it is told"
+
+
+def test_a_bug_in_mid_stream_ends_the_stream(broken: Service) -> None:
+    answer = send(broken, "POST", "/tell-story/stream", json={})
+    assert answer.status_code == 200
+    assert_sealed(answer)
+    events = answer.text.split("\n\n")
+    assert events[0] == 'data: {"chunk":"once"}'
+    assert events[1].startswith('event: error\ndata: {"type":"urn:problem:internal"')
+    assert "canary" not in answer.text
+    call = broken.stub.TellStory(pb.StoryRequest())
+    assert next(call).text == "once"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
