@@ -32,6 +32,9 @@ preload_app = False
 # Seconds that requests in flight get after SIGTERM; the app itself drains gRPC within the same grace.
 graceful_timeout = math.ceil(_settings.shutdown_grace) + 1
 
+# Seconds that an idle connection is kept.
+keepalive = _settings.keep_alive_timeout
+
 # Heartbeats go through a file, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 

@@ -4,8 +4,10 @@ Any ASGI server can run it: `granian --interface asgi --factory src.asgi:create_
 gRPC server, so whichever server is used, with however many workers, both protocols come up and drain together.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -13,16 +15,25 @@ from genkit import ActionKind, Genkit
 from starlette.types import ASGIApp
 
 from src.app_init import build_genkit
+from src.bulkhead import Bulkhead
+from src.cache import FlowCache
+from src.circuit_breaker import CircuitBreaker
 from src.config import ConfigError, Settings, exit_with, load_settings_or_exit
+from src.drain import Drain
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.observability.logs import configure_logging
 from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import build_rest
-from src.runner import Runner
+from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.stop_signals import noticing_stop_signals
+
+if TYPE_CHECKING:
+    from src.grpc_server import GrpcServer
+
+LAST_WORDS = 0.5  # seconds beyond the grace in which RPCs that it ended tell their clients
 
 log = structlog.get_logger(__name__)
 
@@ -39,11 +50,31 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ai = build_genkit(settings)
     except ConfigError as error:
         exit_with(str(error))
-    runner = Runner(ai, Flows(ai, Llm(ai, timeout=settings.llm_timeout / 1000), ImageFetcher()))
+    drain = Drain(settings.shutdown_grace)
+    flows = Flows(ai, build_llm(settings, ai), ImageFetcher())
+    runner = Runner(ai, flows, model=settings.model, cache=build_cache(settings), drain=drain)
     buckets = MemoryBuckets(settings.rate_limit)
-    service = Service(settings, ai, runner, buckets)
+    service = Service(settings, ai, runner, buckets, drain)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     return apply_security_middleware(rest, settings, buckets)
+
+
+def build_llm(settings: Settings, ai: Genkit) -> Llm:
+    """The one guarded way to the model."""
+    breaker = CircuitBreaker(
+        failure_threshold=settings.cb_failure_threshold, recovery_timeout=settings.cb_recovery_timeout
+    )
+    return Llm(
+        ai,
+        timeout=settings.llm_timeout / 1000,
+        bulkhead=Bulkhead(settings.llm_max_concurrency),
+        breaker=breaker if settings.cb_enabled else None,
+    )
+
+
+def build_cache(settings: Settings) -> FlowCache[Result] | None:
+    """The response cache, unless it is off."""
+    return FlowCache(ttl=settings.cache_ttl, max_size=settings.cache_max_size) if settings.cache_enabled else None
 
 
 class Service:
@@ -53,49 +84,58 @@ class Service:
         ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
     """
 
-    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore) -> None:
+    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore, drain: Drain) -> None:
         self.ready = False
         self._settings = settings
         self._ai = ai
         self._runner = runner
         self._buckets = buckets
+        self._drain = drain
+        self._grpc: GrpcServer | None = None
+        self._turning: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
         with noticing_stop_signals(self._begin_stop):
-            async with self._grpc():
-                self.ready = True
-                self._announce()
+            await self._start_grpc()
+            self.ready = True
+            self._announce()
+            try:
                 yield
+            finally:
                 self._begin_stop()
+                await self._stop_grpc()
         log.info("stopped")
 
     def _begin_stop(self) -> None:
         """Turn unready, once: at the signal where the process sees it, else when the server ends the lifespan."""
-        if self.ready:
-            self.ready = False
-            log.info("stopping", grace=self._settings.shutdown_grace)
+        if not self.ready:
+            return
+        self.ready = False
+        self._drain.begin()
+        if self._grpc is not None:
+            self._turning = asyncio.create_task(self._grpc.turn_unready())
+        log.info("stopping", grace=self._settings.shutdown_grace)
 
     async def _resolve_model(self) -> None:
         """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""
         if await self._ai.registry.resolve_action(ActionKind.MODEL, self._settings.model) is None:
             raise ConfigError(f"MODEL={self._settings.model!r} (--model): the provider has no such text model")
 
-    @asynccontextmanager
-    async def _grpc(self) -> AsyncIterator[None]:
-        if not self._settings.grpc_enabled:
-            yield
-            return
-        from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
+    async def _start_grpc(self) -> None:
+        if self._settings.grpc_enabled:
+            from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
-        server = GrpcServer(self._settings, self._runner, self._buckets)
-        await server.start()
-        try:
-            yield
-        finally:
-            await server.stop(self._settings.shutdown_grace)
+            self._grpc = GrpcServer(self._settings, self._runner, self._buckets)
+            await self._grpc.start()
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            if self._turning is not None:
+                await self._turning
+            await self._grpc.stop(self._drain.seconds_left + LAST_WORDS)
 
     def _announce(self) -> None:
         settings = self._settings

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
         10.0, ge=0, le=3600, description="Seconds that requests in flight may take to finish after SIGTERM."
     )
 
+    keep_alive_timeout: int = Field(
+        75, ge=1, le=3600, description="Seconds that an idle client connection is kept; above the load balancer's own."
+    )
+
     cors_allowed_origins: str = Field(
         "",
         description="Origins, comma-separated, whose scripts may call; empty: same origin only, in debug any.",
@@ -118,6 +122,21 @@ class Settings(BaseSettings):
     )
     llm_timeout: int = Field(
         120_000, ge=1, le=3_600_000, description="Milliseconds that one LLM call may take, wall clock over all of it."
+    )
+    llm_max_concurrency: int = Field(
+        64, ge=1, le=10_000, description="LLM calls under way at once; as many wait, the others are refused."
+    )
+    cb_enabled: bool = Field(True, description="Leave the LLM alone for a while when it fails: the circuit breaker.")
+    cb_failure_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open the circuit.")
+    cb_recovery_timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds until an open circuit lets a probe through."
+    )
+    cache_enabled: bool = Field(True, description="Answer equal requests to the cached flows from memory.")
+    cache_ttl: float = Field(300.0, gt=0, le=86_400, description="Seconds that an answer is good for.")
+    cache_max_size: int = Field(1024, ge=1, le=1_000_000, description="Answers kept at most, in each process.")
+    httpx_pool_max: int = Field(100, ge=1, le=10_000, description="Connections to the LLM's provider at most.")
+    httpx_pool_max_keepalive: int = Field(
+        20, ge=0, le=10_000, description="Idle connections to the LLM's provider that are kept for reuse."
     )
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
         False, description="Record no traces at all, not even in memory."

@@ -99,6 +99,41 @@ class ModelFailed(ServiceError):
     grpc_code = "UNAVAILABLE"
     default_detail = "The language model failed to give a usable answer."
 
+    def __init__(self, *, upstream_wait: float = 0.0) -> None:
+        """`upstream_wait`: seconds that the provider asked to be left alone."""
+        super().__init__()
+        self.upstream_wait = upstream_wait
+
+
+class RequestRejected(ModelFailed):
+    """The provider refused this one request as invalid: nothing is wrong with the LLM itself."""
+
+
+class CircuitOpen(ServiceError):
+    """The LLM failed too often: it is left alone for a while."""
+
+    slug = "circuit-open"
+    title = "Model unavailable"
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    default_detail = "The language model is failing; calls to it are suspended."
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after=retry_after)
+
+
+class Overloaded(ServiceError):
+    """As many calls as allowed are under way, and as many wait."""
+
+    slug = "overloaded"
+    title = "Overloaded"
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    default_detail = "Too many calls are under way."
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after=retry_after)
+
 
 class ContentBlocked(ServiceError):
     """The LLM refused the content, or a safety filter blocked it."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from genkit import ActionRunContext, Genkit, Media, Part
 
+from src.bulkhead import Bulkhead
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.schemas import (
@@ -31,6 +32,7 @@ from src.schemas import (
 )
 
 MAX_PROMPT_CHARS = 2000
+MAX_IMAGES = 16  # in memory at once, of up to 14 MB each
 
 PIRATE_CAPTAIN = (
     "You are a pirate captain from the golden age of piracy. Answer every question in character, in a few "
@@ -61,6 +63,7 @@ class Flows:
         self._ai = ai
         self._llm = llm
         self._images = images
+        self._images_in_memory = Bulkhead(MAX_IMAGES)
         self._clock = ai.tool(name="get_current_time")(get_current_time)
 
     async def tell_joke(self, input: JokeRequest) -> JokeResponse:
@@ -98,14 +101,15 @@ class Flows:
 
     async def describe_image(self, input: ImageRequest) -> ImageResponse:
         """Multimodal input. The image is fetched here, guarded: the SDK would download from anywhere."""
-        image = await self._images.fetch(input.image_url)
-        media_type = image.partition(";")[0].removeprefix("data:")
-        description = await self._llm.text(
-            [
-                Part(text="Describe this image in a few sentences."),
-                Part(media=Media(url=image, content_type=media_type)),
-            ]
-        )
+        async with self._images_in_memory.place():
+            image = await self._images.fetch(input.image_url)
+            media_type = image.partition(";")[0].removeprefix("data:")
+            description = await self._llm.text(
+                [
+                    Part(text="Describe this image in a few sentences."),
+                    Part(media=Media(url=image, content_type=media_type)),
+                ]
+            )
         return ImageResponse(description=description, image_url=input.image_url)
 
     async def generate_character(self, input: CharacterRequest) -> RpgCharacter:

@@ -27,7 +27,17 @@ class Rpc:
     sent_bytes: int = 0
 
 
-current_rpc: ContextVar[Rpc] = ContextVar("current_rpc")  # of the task that handles it
+_current_rpc: ContextVar[Rpc] = ContextVar("current_rpc")
+
+
+def begin_rpc(rpc: Rpc) -> None:
+    """Make it the RPC of this task, which handles no other: there is nothing to reset."""
+    _current_rpc.set(rpc)
+
+
+def current_rpc() -> Rpc:
+    """The RPC that this task handles; without the logging interceptor it has no id."""
+    return _current_rpc.get(None) or Rpc()
 
 
 @asynccontextmanager
@@ -67,7 +77,7 @@ def _status(
     code: str, message: str, violations: list[tuple[str, str]], retry_after: float | None = None
 ) -> status_pb2.Status:
     status = status_pb2.Status(code=code_pb2.Code.Value(code), message=message)
-    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=current_rpc.get().request_id))
+    status.details.add().Pack(error_details_pb2.RequestInfo(request_id=current_rpc().request_id))
     if retry_after is not None:
         retry_info = error_details_pb2.RetryInfo()
         retry_info.retry_delay.FromTimedelta(timedelta(seconds=retry_after))

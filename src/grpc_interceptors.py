@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from src.errors import RateLimited
-from src.grpc_errors import Context, Rpc, abort, current_rpc, status_of
+from src.grpc_errors import Context, Rpc, abort, begin_rpc, current_rpc, status_of
 from src.rate_limit import BucketStore
 from src.util.client_address import TrustedProxies, bucket_key
 from src.util.request_id import checked_request_id
@@ -48,7 +48,7 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
         request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
         client = client_of_rpc(context, self._proxies)  # an RPC that is over has no peer any more
         rpc = Rpc(request_id)
-        current_rpc.set(rpc)  # the handler runs in a task of its own, so there is nothing to reset
+        begin_rpc(rpc)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         code = "OK"
         try:
@@ -145,7 +145,7 @@ def around(
 
 
 def _counted(message: bytes) -> bytes:
-    current_rpc.get().sent_bytes += len(message)
+    current_rpc().sent_bytes += len(message)
     return message
 
 

@@ -64,9 +64,12 @@ class GrpcServer:
         for name in ("", SERVICE.full_name):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, grace: float) -> None:
-        """Report NOT_SERVING, refuse new RPCs, and give those in flight `grace` seconds to finish."""
+    async def turn_unready(self) -> None:
+        """Report NOT_SERVING."""
         await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Accept no RPC any more, and give those in flight `grace` seconds to finish."""
         await self._server.stop(grace)
 
 
@@ -113,11 +116,14 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
     response_type = _message_class(method.output_type)
     make = grpc.unary_stream_rpc_method_handler if operation.streamed else grpc.unary_unary_rpc_method_handler
 
+    def encode(output: BaseModel) -> bytes:
+        return to_message(operation, output, response_type).SerializeToString()
+
     # The messages are parsed in the handlers: grpc would tell the client of a parser's exception in its own words.
-    async def unary(request: bytes, context: Context) -> Message:
+    async def unary(request: bytes, context: Context) -> bytes:
         async with failures_as_status(operation.name, context, timeout):
-            output = await runner.run(operation, to_input(operation, request_type.FromString(request)))
-            return to_message(operation, output, response_type)
+            result = await runner.run(operation, to_input(operation, request_type.FromString(request)))
+            return result.encoded(encode)
 
     async def stream(request: bytes, context: Context) -> None:
         async with (
@@ -126,12 +132,9 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
         ):
             async for item in items:
                 if isinstance(item, str):
-                    await context.write(response_type(text=item))
+                    await context.write(response_type(text=item).SerializeToString())
 
-    return make(
-        stream if operation.streamed else unary,
-        response_serializer=response_type.SerializeToString,
-    )
+    return make(stream if operation.streamed else unary)
 
 
 class _UnknownMethods(grpc.GenericRpcHandler):

@@ -6,16 +6,19 @@ caller of this module gets a usable response or one of the exceptions of `src.er
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from genkit import FinishReason, Genkit, ModelResponse, Part, RuntimeErrorReason, Tool
-from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddlewareContext
+from genkit import FinishReason, Genkit, GenkitError, ModelResponse, Part, RuntimeErrorReason, Tool
+from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddlewareContext, ModelHookParams
 from pydantic import BaseModel
 
-from src.errors import ContentBlocked, ModelFailed, TimedOut
+from src.bulkhead import Bulkhead
+from src.circuit_breaker import CircuitBreaker
+from src.errors import ContentBlocked, ModelFailed, RequestRejected, TimedOut
 
 log = structlog.get_logger(__name__)
 
@@ -27,16 +30,20 @@ MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
 class Llm:
-    """The chosen model behind a wall-clock limit.
+    """The chosen model behind a bulkhead, a circuit breaker and a wall-clock limit, in this order.
 
     Args:
         ai: The Genkit instance whose default model is called.
         timeout: Seconds one call may take, its tool rounds and all chunks of a stream included.
+        bulkhead: Bounds the calls under way.
+        breaker: Refuses calls while the model fails; None: never.
     """
 
-    def __init__(self, ai: Genkit, *, timeout: float) -> None:
+    def __init__(self, ai: Genkit, *, timeout: float, bulkhead: Bulkhead, breaker: CircuitBreaker | None) -> None:
         self._ai = ai
         self._timeout = timeout
+        self._bulkhead = bulkhead
+        self._breaker = breaker
 
     async def text(
         self, prompt: str | list[Part], *, system: str | None = None, on_text: Callable[[str], None] | None = None
@@ -44,47 +51,74 @@ class Llm:
         """The model's answer as text, never empty; `on_text` gets each chunk of it as it comes.
 
         Raises:
-            ModelFailed, ContentBlocked, TimedOut: as the table of errors says.
+            ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: as the table of errors says.
         """
-        if on_text is None:
-            return (await self._call(lambda: self._ai.generate(prompt=prompt, system=system))).text
-        token = _sink.set(on_text)
-        try:
-            generate = partial(self._ai.generate, prompt=prompt, system=system, use=[_Streaming()])
-            return (await self._call(generate)).text
-        finally:
-            _sink.reset(token)
+        response = await self._call(
+            lambda: self._ai.generate(prompt=prompt, system=system, use=[_Call()]), _CallState(on_text)
+        )
+        return response.text
 
     async def structured(self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None) -> OutputT:
         """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
-        return _output(
+        return await self._structured(
             schema,
-            await self._call(
-                lambda: self._ai.generate(prompt=prompt, output_schema=schema, tools=tools, max_turns=MAX_TOOL_ROUNDS)
+            lambda: self._ai.generate(
+                prompt=prompt, output_schema=schema, tools=tools, max_turns=MAX_TOOL_ROUNDS, use=[_Call()]
             ),
         )
 
     async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
         """As `structured`, with the Dotprompt file `prompts/<name>.prompt` rendered with `variables`."""
         prompt = self._ai.prompt(name, output_schema=schema)
-        return _output(schema, await self._call(lambda: prompt(variables)))
+        return await self._structured(schema, lambda: prompt(variables, use=[_Call()]))
 
-    async def _call(self, generate: Callable[[], Awaitable[ModelResponse[Any]]]) -> ModelResponse[Any]:
+    async def _structured(self, schema: type[OutputT], generate: "Generate") -> OutputT:
+        response = await self._call(generate, _CallState(schema=schema))
+        output: OutputT = response.output
+        return output
+
+    async def _call(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
+        async with self._bulkhead.place():
+            with self._breaker.call() if self._breaker else nullcontext():
+                return await self._bounded(generate, state)
+
+    async def _bounded(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
+        token = _current_call.set(state)
         try:
             async with asyncio.timeout(self._timeout):
                 response = await generate()
         except TimeoutError:
             raise TimedOut("The language model took longer than allowed.") from None
-        raise_for_failure(response)
+        finally:
+            _current_call.reset(token)
+        raise_for_failure(response, state.upstream_wait)
+        if state.schema is not None and not isinstance(response.output, state.schema):
+            raise ModelFailed
         return response
 
 
-# Genkit copies middleware for each call, so what to stream to can't be kept on it.
-_sink: ContextVar[Callable[[str], None]] = ContextVar("sink")
+Generate = Callable[[], Awaitable[ModelResponse[Any]]]
 
 
-class _Streaming(BaseMiddleware[Any]):
-    """Makes a `generate` call stream its chunks, in the caller's own task.
+@dataclass(slots=True)
+class _CallState:
+    """One call: where its chunks go, what its output has to be, and what became known of its failure.
+
+    Attributes:
+        upstream_wait: Seconds for which the provider asked to be left alone.
+    """
+
+    on_text: Callable[[str], None] | None = None
+    schema: type[BaseModel] | None = None
+    upstream_wait: float = 0.0
+
+
+# Genkit copies middleware for each call, so a call's state can't be kept on it.
+_current_call: ContextVar[_CallState] = ContextVar("current_call")
+
+
+class _Call(BaseMiddleware[Any]):
+    """Streams a call's chunks in the caller's own task, and keeps what Genkit's response does not tell of a failure.
 
     Genkit's `generate_stream` runs the call in a task of its own, which outlives a caller who has left.
     """
@@ -95,23 +129,35 @@ class _Streaming(BaseMiddleware[Any]):
         ctx: GenerateMiddlewareContext,
         next_fn: Callable[[GenerateHookParams, GenerateMiddlewareContext], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        on_text = _sink.get()
-        ctx.replace_on_chunk(lambda chunk: on_text(chunk.text) if chunk.text else None)
+        on_text = _current_call.get().on_text
+        if on_text is not None:
+            ctx.replace_on_chunk(lambda chunk: on_text(chunk.text) if chunk.text else None)
         return await next_fn(params, ctx)
 
+    async def wrap_model(
+        self,
+        params: ModelHookParams,
+        ctx: GenerateMiddlewareContext,
+        next_fn: Callable[[ModelHookParams, GenerateMiddlewareContext], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        try:
+            return await next_fn(params, ctx)
+        except GenkitError as error:
+            if error.response_metadata is not None:
+                _current_call.get().upstream_wait = error.response_metadata["retry_after_ms"] / 1000
+            raise
 
-def _output(schema: type[OutputT], response: ModelResponse[Any]) -> OutputT:
-    if not isinstance(response.output, schema):
-        raise ModelFailed
-    return response.output
 
-
-def raise_for_failure(response: ModelResponse[Any]) -> None:
+def raise_for_failure(response: ModelResponse[Any], upstream_wait: float = 0.0) -> None:
     """Turn what Genkit only notes on the response into an exception, and log what the provider said.
+
+    Args:
+        upstream_wait: Seconds for which the provider asked to be left alone.
 
     Raises:
         ContentBlocked: the model or a safety filter refused.
         TimedOut: the provider itself ran into its deadline.
+        RequestRejected: the provider refused the request as invalid.
         ModelFailed: anything else that leaves no usable answer: an upstream error, an answer that breaks the
             schema, an empty one, or a stream that ended without saying why.
     """
@@ -122,7 +168,9 @@ def raise_for_failure(response: ModelResponse[Any]) -> None:
         raise ContentBlocked
     if response.error is not None and response.error.status == "DEADLINE_EXCEEDED":
         raise TimedOut
-    raise ModelFailed
+    if response.error is not None and response.error.status == "INVALID_ARGUMENT":
+        raise RequestRejected
+    raise ModelFailed(upstream_wait=upstream_wait)
 
 
 def _is_refused_prompt(response: ModelResponse[Any]) -> bool:

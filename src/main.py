@@ -48,6 +48,11 @@ def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
         exit_with(f"HOST={host!r} (--host): can't listen on {host} port {port}: {error.strerror}")
 
 
+def _seconds_to_stop(settings: Settings) -> int:
+    """When a server may use force: the app ends what it is doing itself when the grace is over."""
+    return math.ceil(settings.shutdown_grace) + 1
+
+
 def _granian(settings: Settings) -> None:
     from granian import Granian
     from granian.constants import Interfaces, Loops
@@ -65,9 +70,11 @@ def _granian(settings: Settings) -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         factory=True,
-        http1_settings=HTTP1Settings(max_buffer_size=MAX_HEADER_BYTES),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=settings.keep_alive_timeout * 1000, max_buffer_size=MAX_HEADER_BYTES
+        ),
         http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES, max_concurrent_streams=MAX_STREAMS),
-        workers_kill_timeout=math.ceil(settings.shutdown_grace) + 1,
+        workers_kill_timeout=_seconds_to_stop(settings),
         log_level=LogLevels(settings.log_level),
     ).serve()
 
@@ -88,7 +95,8 @@ def _uvicorn(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace),
+        timeout_keep_alive=settings.keep_alive_timeout,
+        timeout_graceful_shutdown=_seconds_to_stop(settings),
     )
 
 
@@ -99,9 +107,11 @@ def _hypercorn(settings: Settings) -> None:
     config = Config()
     config.application_path = f"{APP}()"
     config.bind = [f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"]
-    config.workers = settings.workers
+    # With a single worker hypercorn serves in this process, which sees the signals; workers of its own do not.
+    config.workers = settings.workers if settings.workers > 1 else 0
     config.worker_class = "uvloop"
-    config.graceful_timeout = settings.shutdown_grace
+    config.graceful_timeout = _seconds_to_stop(settings)
+    config.keep_alive_timeout = settings.keep_alive_timeout
     config.include_server_header = False
     sys.exit(run(config))
 

@@ -23,6 +23,7 @@ class Operation:
         input, output: Its models.
         path: REST: `POST <path>`.
         rpc: gRPC: the method's name in `GenkitService`.
+        cached: Whether equal input may be answered from the cache.
         text_field: Of a streamed flow, the output's field that its chunks add up to; None for a unary one.
         json_field: Where the RPC's answer carries the whole output as JSON text, the message's field for it.
     """
@@ -32,6 +33,7 @@ class Operation:
     output: type[BaseModel]
     path: str
     rpc: str
+    cached: bool = False
     text_field: str | None = None
     json_field: str | None = None
 
@@ -65,24 +67,40 @@ OPERATIONS: tuple[Operation, ...] = (
         text_field="story",
     ),
     Operation(
-        Flows.translate_text, schemas.TranslateRequest, schemas.TranslationResponse, "/translate", "TranslateText"
+        Flows.translate_text,
+        schemas.TranslateRequest,
+        schemas.TranslationResponse,
+        "/translate",
+        "TranslateText",
+        cached=True,
     ),
-    Operation(Flows.describe_image, schemas.ImageRequest, schemas.ImageResponse, "/describe-image", "DescribeImage"),
+    Operation(
+        Flows.describe_image,
+        schemas.ImageRequest,
+        schemas.ImageResponse,
+        "/describe-image",
+        "DescribeImage",
+        cached=True,
+    ),
     Operation(
         Flows.generate_character,
         schemas.CharacterRequest,
         schemas.RpgCharacter,
         "/generate-character",
         "GenerateCharacter",
+        cached=True,
     ),
     Operation(Flows.pirate_chat, schemas.ChatRequest, schemas.ChatResponse, "/chat", "PirateChat"),
-    Operation(Flows.generate_code, schemas.CodeRequest, schemas.CodeResponse, "/generate-code", "GenerateCode"),
+    Operation(
+        Flows.generate_code, schemas.CodeRequest, schemas.CodeResponse, "/generate-code", "GenerateCode", cached=True
+    ),
     Operation(
         Flows.review_code,
         schemas.CodeReviewRequest,
         schemas.CodeReviewResponse,
         "/review-code",
         "ReviewCode",
+        cached=True,
         json_field="review",
     ),
 )

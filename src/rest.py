@@ -89,10 +89,11 @@ def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
 
 def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
     async def answer(request: Request, body: BaseModel) -> Response:
-        output = await while_connected(request.receive, runner.run(operation, body))
-        return Response(output.__pydantic_serializer__.to_json(output, by_alias=True), media_type="application/json")
+        result = await while_connected(request.receive, runner.run(operation, body))
+        return Response(result.encoded(_to_json), media_type="application/json")
 
     async def stream(_request: Request, body: BaseModel) -> Response:
+        runner.check_accepting()
         return EventStream(operation, runner, body)
 
     endpoint = stream if operation.streamed else answer
@@ -109,6 +110,10 @@ def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
         route_class_override=_OperationRoute,
         tags=["flows"],
     )
+
+
+def _to_json(output: BaseModel) -> bytes:
+    return output.__pydantic_serializer__.to_json(output, by_alias=True)
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:

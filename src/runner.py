@@ -8,11 +8,31 @@ from typing import Any
 from genkit import Action, Genkit
 from pydantic import BaseModel
 
+from src.cache import FlowCache
+from src.drain import Drain
 from src.errors import as_service_error
 from src.flows import Flows
 from src.operations import OPERATIONS, Operation
+from src.util.hash import cache_key
 
 MAX_WAITING_CHUNKS = 64
+
+
+class Result:
+    """A flow's output, as bytes in each form that was asked for: each is made once, and nobody gets the model."""
+
+    __slots__ = ("_forms", "_output")
+
+    def __init__(self, output: BaseModel) -> None:
+        self._output = output
+        self._forms: dict[Callable[[Any], bytes], bytes] = {}
+
+    def encoded(self, encode: Callable[[Any], bytes]) -> bytes:
+        """What `encode` makes of the output; it must be the same function for the same form."""
+        form = self._forms.get(encode)
+        if form is None:
+            form = self._forms[encode] = encode(self._output)
+        return form
 
 
 class Runner:
@@ -21,28 +41,48 @@ class Runner:
     Args:
         ai: Where the flows are registered.
         flows: The object whose methods they are.
+        model: The LLM's name, part of the cache's keys.
+        cache: Of the results of operations that may be cached; None: no operation is.
+        drain: Refuses work, and ends it, when the process stops.
     """
 
-    def __init__(self, ai: Genkit, flows: Flows) -> None:
+    def __init__(self, ai: Genkit, flows: Flows, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
         self._actions: dict[str, Action[Any, Any, Any]] = {
             operation.name: ai.flow(name=operation.name, chunk_type=str)(getattr(flows, operation.name))
             for operation in OPERATIONS
         }
+        self._model = model
+        self._cache = cache
+        self._drain = drain
 
-    async def run(
-        self, operation: Operation, input: BaseModel, on_text: Callable[[str], None] | None = None
-    ) -> BaseModel:
-        """The flow's answer; of a streamed flow `on_text` gets each chunk before it. Cancelling ends the LLM call.
+    async def run(self, operation: Operation, input: BaseModel) -> Result:
+        """The flow's result, from the cache where it may be. Cancelling ends the LLM call, unless others wait for it.
 
         Raises:
             ServiceError: whatever went wrong, as the table of errors has it.
         """
+        async with self._drain.work():
+            if self._cache is None or not operation.cached:
+                return await self._result(operation, input)
+            key = cache_key(operation.name, self._model, input)
+            return await self._cache.get(key, lambda: self._result(operation, input))
+
+    async def _result(self, operation: Operation, input: BaseModel) -> Result:
+        return Result(await self._output(operation, input))
+
+    async def _output(
+        self, operation: Operation, input: BaseModel, on_text: Callable[[str], None] | None = None
+    ) -> BaseModel:
         try:
             result = await self._actions[operation.name].run(input, on_chunk=on_text)
         except Exception as error:
-            raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper says nothing more
+            raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
         output: BaseModel = result.response
         return output
+
+    def check_accepting(self) -> None:
+        """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""
+        self._drain.check()
 
     async def stream(self, operation: Operation, input: BaseModel) -> AsyncGenerator[str | BaseModel, None]:
         """Each chunk's text, and last the whole answer. Closing the generator ends the LLM call.
@@ -54,7 +94,7 @@ class Runner:
             ServiceError: as `run`, after the chunks that came before the failure.
         """
         chunks = Chunks()
-        task = asyncio.create_task(self.run(operation, input, chunks.put))
+        task = asyncio.create_task(self._streamed(operation, input, chunks))
         task.add_done_callback(lambda _: chunks.close())
         try:
             async for text in chunks:
@@ -63,6 +103,10 @@ class Runner:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "Chunks") -> BaseModel:
+        async with self._drain.work():
+            return await self._output(operation, input, chunks.put)
 
 
 class Chunks(AsyncIterator[str]):

@@ -21,7 +21,9 @@ from genkit import (
 from genkit.model import ModelResponseChunk
 
 from src.app_init import PROMPTS
-from src.errors import ContentBlocked, ModelFailed, ServiceError, TimedOut
+from src.bulkhead import Bulkhead
+from src.circuit_breaker import CircuitBreaker
+from src.errors import CircuitOpen, ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
 from src.llm import MAX_TOOL_ROUNDS, Llm
 from src.schemas import RpgCharacter
 
@@ -57,10 +59,14 @@ async def hanging(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse
     raise AssertionError("unreachable")
 
 
-def llm_over(model: ModelFn, timeout: float = 5.0) -> Llm:
+def unguarded(ai: Genkit) -> Llm:
+    return Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None)
+
+
+def llm_over(model: ModelFn, timeout: float = 5.0, breaker: CircuitBreaker | None = None) -> Llm:
     ai = Genkit(model="test/model", prompt_dir=PROMPTS)
     ai.define_model(name="test/model", fn=model)
-    return Llm(ai, timeout=timeout)
+    return Llm(ai, timeout=timeout, bulkhead=Bulkhead(8), breaker=breaker)
 
 
 WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
@@ -77,7 +83,7 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
     [
         pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), ModelFailed, id="upstream error"),
         pytest.param(raising(GenkitError(status="RESOURCE_EXHAUSTED", message="x")), ModelFailed, id="upstream 429"),
-        pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), ModelFailed, id="upstream 400"),
+        pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), RequestRejected, id="upstream 400"),
         pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream deadline"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
@@ -188,7 +194,9 @@ def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
 
     tool = ai.tool(name="clock")(clock)
     with pytest.raises(ModelFailed):
-        asyncio.run(Llm(ai, timeout=5).structured("hello", RpgCharacter, tools=[tool]))
+        asyncio.run(
+            Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None).structured("hello", RpgCharacter, tools=[tool])
+        )
     assert len(calls) == MAX_TOOL_ROUNDS + 1
 
 
@@ -215,3 +223,48 @@ def test_the_prompt_file_gets_the_code_as_it_is() -> None:
     code = "if a < b && c > 'd': print(\"{{x}}\")"
     asyncio.run(llm_over(model).from_prompt_file("code_review", {"code": code, "language": "C++"}, RpgCharacter))
     assert any(code in text and "C++" in text for text in seen)
+
+
+BAD = pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), id="error"),
+        pytest.param(hanging, id="timeout"),
+        pytest.param(answering("no JSON"), id="broken schema"),
+    ],
+)
+
+
+@BAD
+def test_each_failure_of_the_model_counts_for_the_circuit(model: ModelFn) -> None:
+    breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=30)
+    llm = llm_over(model, timeout=0.05, breaker=breaker)
+    with pytest.raises((ModelFailed, TimedOut)):
+        asyncio.run(llm.structured("hello", RpgCharacter))
+    with pytest.raises(CircuitOpen):
+        asyncio.run(llm.structured("hello", RpgCharacter))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), id="a request the provider rejects"),
+        pytest.param(answering("no", FinishReason.BLOCKED), id="blocked content"),
+    ],
+)
+def test_what_is_the_callers_fault_does_not_count(model: ModelFn) -> None:
+    llm = llm_over(model, breaker=CircuitBreaker(failure_threshold=1, recovery_timeout=30))
+    for _ in range(2):
+        with pytest.raises((RequestRejected, ContentBlocked)):
+            asyncio.run(llm.text("hello"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_providers_retry_after_reaches_the_circuit(way: str) -> None:
+    error = GenkitError(status="RESOURCE_EXHAUSTED", message="x", response_metadata={"retry_after_ms": 77_000})
+    llm = llm_over(raising(error), breaker=CircuitBreaker(failure_threshold=1, recovery_timeout=30))
+    with pytest.raises(ModelFailed):
+        asyncio.run(WAYS[way](llm))  # type: ignore[arg-type]
+    with pytest.raises(CircuitOpen) as caught:
+        asyncio.run(WAYS[way](llm))  # type: ignore[arg-type]
+    assert caught.value.retry_after == pytest.approx(77, abs=1)

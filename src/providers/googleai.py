@@ -1,9 +1,14 @@
 """Gemini through the Gemini API."""
 
+from typing import Any, cast
+
+import httpx
 from genkit import Plugin
 from genkit_google_genai import GoogleAI
+from google.genai.types import HttpOptionsDict
 
 from src.config import Settings
+from src.connection import configure_httpx_defaults
 from src.providers.one_model import OneModel
 
 
@@ -14,6 +19,15 @@ def plugin(settings: Settings) -> Plugin:
         GoogleAI(
             api_key=key.get_secret_value() if key else None,
             base_url=settings.google_gemini_base_url,
-            http_options={"timeout": settings.llm_timeout},
+            http_options=_http_options(settings),
         )
     )
+
+
+def _http_options(settings: Settings) -> HttpOptionsDict:
+    """With a client of ours, which the SDK also prefers to aiohttp, should that ever be installed."""
+    options: dict[str, Any] = {
+        "timeout": settings.llm_timeout,
+        "httpx_async_client": httpx.AsyncClient(**configure_httpx_defaults(settings)),
+    }
+    return cast("HttpOptionsDict", options)  # the SDK knows the key, its type does not

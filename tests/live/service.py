@@ -30,11 +30,11 @@ COMMANDS: dict[str, list[str]] = {
     "python -m src, hypercorn": [sys.executable, "-m", "src", "--server", "hypercorn"],
     "granian": [
         *(str(BIN / "granian"), "--interface", "asgi", "--factory", "src.asgi:create_app"),
-        *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop"),
+        *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--workers-kill-timeout", "11"),
     ],
     "uvicorn": [
         *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
-        "--no-server-header",
+        *("--no-server-header", "--timeout-graceful-shutdown", "11"),
     ],
     "hypercorn": [
         *(str(BIN / "hypercorn"), "--config", "hypercorn.toml", "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"),

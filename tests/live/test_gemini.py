@@ -13,6 +13,8 @@ from tests.live.service import Service, free_port
 from tests.standins import gemini
 from tests.standins.gemini import Behaviour, Gate, GeminiStandIn
 
+# One call of the model for each request, whatever came before.
+UNGUARDED = {"CB_ENABLED": "false", "CACHE_ENABLED": "false"}
 MODEL = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "canary-key"}
 
 
@@ -24,7 +26,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture(scope="module")
 def running(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**MODEL, GOOGLE_GEMINI_BASE_URL=upstream.url, LLM_TIMEOUT="700") as service:
+    with Service(**MODEL, **UNGUARDED, GOOGLE_GEMINI_BASE_URL=upstream.url, LLM_TIMEOUT="700") as service:
         yield service
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from src import schemas
 from src.app_init import build_genkit
+from src.bulkhead import Bulkhead
 from src.config import load_settings
 from src.llm import Llm
 from src.providers import offline
@@ -27,7 +28,7 @@ def ai() -> Genkit:
 
 @pytest.fixture(scope="module")
 def llm(ai: Genkit) -> Llm:
-    return Llm(ai, timeout=5)
+    return Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None)
 
 
 def bounds(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:

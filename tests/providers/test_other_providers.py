@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from src.app_init import build_genkit
+from src.bulkhead import Bulkhead
 from src.config import load_settings
 from src.errors import ModelFailed, TimedOut
 from src.llm import Llm
@@ -112,7 +113,7 @@ def server() -> Iterator[str]:
 def llm(request: pytest.FixtureRequest, server: str) -> Llm:
     variable = f"{request.param}_base_url"
     settings = load_settings({"debug": True, "model": f"{request.param}/some-model", variable: server})
-    return Llm(build_genkit(settings), timeout=5)
+    return Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
 
 
 def run(work: Awaitable[Any]) -> Any:
@@ -162,12 +163,12 @@ def test_a_server_that_hangs_ends_with_the_limit(server: str, way: str) -> None:
     Provider.mode = "hang"
     settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
     with pytest.raises(TimedOut):
-        run(WAYS[way](Llm(build_genkit(settings), timeout=0.1)))
+        run(WAYS[way](Llm(build_genkit(settings), timeout=0.1, bulkhead=Bulkhead(8), breaker=None)))
 
 
 def test_a_server_that_was_down_is_used_once_it_is_up(server: str) -> None:
     settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
-    llm = Llm(build_genkit(settings), timeout=5)
+    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
 
     async def scenario() -> str:
         Provider.mode = "unavailable"
