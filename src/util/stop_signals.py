@@ -25,14 +25,21 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[None]:
 
     To be entered in the main thread, with the loop running and the server's handlers in place: in the lifespan.
     A signal between two runs of the loop, as granian has them around start-up, would be lost to a server that waits
-    for it on the loop; it is raised again once the loop runs.
+    for it on the loop; it is raised again once the loop runs. A SIGINT that follows another signal is dropped: to
+    uvicorn it means to give the drain up.
     """
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    is_stopping = False
 
     def notice(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping and number == signal.SIGINT:
+            return
+        is_stopping = True
         loop.call_soon_threadsafe(on_stop)
         if not loop.is_running():
+            is_stopping = False
             loop.call_soon_threadsafe(signal.raise_signal, number)
         handler = previous[signal.Signals(number)]
         if callable(handler):

@@ -1,0 +1,179 @@
+"""SIGTERM: what is under way may finish within the grace, what is new is refused, and nothing outlives it."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from src.generated import service_pb2 as pb
+from tests.live.service import COMMANDS, Service
+from tests.live.test_lifecycle import EXIT_STATUS
+from tests.standins import gemini
+from tests.standins.gemini import Gate, GeminiStandIn
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# Several workers of hypercorn learn of the stop by a closed door alone: their parent does not pass the signal on.
+SINGLE = [name for name in COMMANDS if "2 workers" not in name]
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn() as standin:
+        yield standin
+
+
+def started(name: str, upstream: GeminiStandIn, **env: str) -> Service:
+    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    return Service(COMMANDS[name], **model, **env)
+
+
+def outcome_over_rest(service: Service, path: str) -> Any:
+    try:
+        answer = httpx.post(f"{service.rest_url}{path}", json={}, timeout=30, trust_env=False)
+    except httpx.TransportError as error:
+        return type(error).__name__
+    return answer.text if path.endswith("/stream") else answer.status_code
+
+
+def outcome_over_grpc(call: Any, request: Any) -> grpc.StatusCode:
+    try:
+        list(call(request))
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def is_ready(service: Service) -> bool:
+    """What a probe over a fresh connection finds."""
+    try:
+        return httpx.get(f"{service.rest_url}/ready", timeout=5, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def eventually(check: Any, seconds: float = 1.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_at_the_signal_it_turns_unready_and_takes_no_new_work(name: str, upstream: GeminiStandIn) -> None:
+    gate = Gate()
+    upstream.default(gemini.text("one", gate=gate))
+    with started(name, upstream) as service, ThreadPoolExecutor() as clients:
+        health: Any = health_pb2_grpc.HealthStub(service.channel)
+        health.Check(health_pb2.HealthCheckRequest())
+        rest = clients.submit(outcome_over_rest, service, "/chat")
+        rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
+        upstream.wait_for(lambda: upstream.open_calls == 2)
+        service.terminate()
+        assert eventually(lambda: health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING)
+        assert eventually(lambda: not is_ready(service))
+        assert outcome_over_grpc(service.stub.TellStory, pb.StoryRequest()) == grpc.StatusCode.UNAVAILABLE
+        assert outcome_over_rest(service, "/chat") in (503, "ConnectError", "ReadError", "RemoteProtocolError")
+        gate.release(2)
+        assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)
+        assert service.wait(10) == EXIT_STATUS.get(name, 0)
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_when_the_grace_is_over_everything_is_told_and_ended(name: str, upstream: GeminiStandIn) -> None:
+    upstream.script(gemini.text("one ", "two", gate=(first := Gate())))
+    upstream.default(gemini.HANG)
+    with started(name, upstream, SHUTDOWN_GRACE="1") as service, ThreadPoolExecutor() as clients:
+        idle = socket.create_connection(("127.0.0.1", service.port))
+        idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+        sse = clients.submit(outcome_over_rest, service, "/tell-story/stream")
+        upstream.wait_for(lambda: len(upstream.requests) == 1)
+        first.release()
+        rest = clients.submit(outcome_over_rest, service, "/chat")
+        rpc = clients.submit(outcome_over_grpc, service.stub.TellStory, pb.StoryRequest())
+        upstream.wait_for(lambda: len(upstream.requests) == 3)
+        service.terminate()
+        began = time.monotonic()
+        status = service.wait(10)
+        took = time.monotonic() - began
+        idle.close()
+        assert status == EXIT_STATUS.get(name, 0)
+        assert 0.9 < took < 3
+        chunk, error = sse.result(1).strip().split("\n\n")
+        assert chunk == 'data: {"chunk":"one "}'
+        assert error.startswith("event: error\n")
+        assert json.loads(error.partition("data: ")[2])["title"] == "Shutting down"
+        assert rest.result(1) == 503
+        assert rpc.result(1) == grpc.StatusCode.UNAVAILABLE
+        assert "Traceback" not in service.output()
+    upstream.wait_for(lambda: upstream.open_calls == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("python -m src", signal.SIGTERM),
+        ("python -m src", signal.SIGINT),
+        ("uvicorn", signal.SIGTERM),
+        ("uvicorn", signal.SIGINT),
+        ("hypercorn", signal.SIGINT),
+        ("gunicorn, 2 workers", signal.SIGTERM),
+    ],
+)
+def test_a_second_signal_does_not_lose_the_drain(name: str, again: signal.Signals, upstream: GeminiStandIn) -> None:
+    gate = Gate()
+    upstream.default(gemini.text("one", gate=gate))
+    with started(name, upstream) as service, ThreadPoolExecutor() as clients:
+        rest = clients.submit(outcome_over_rest, service, "/chat")
+        rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
+        upstream.wait_for(lambda: upstream.open_calls == 2)
+        service.terminate()
+        assert eventually(lambda: "stopping" in service.output() or not is_ready(service))
+        service.process.send_signal(again)
+        assert not eventually(lambda: service.process.poll() is not None, 0.3)
+        gate.release(2)
+        assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)
+        service.wait(10)
+
+
+@pytest.mark.parametrize("name", ["python -m src", "python -m src, uvicorn", "hypercorn", "gunicorn, 2 workers"])
+def test_under_load_no_accepted_request_is_lost(name: str, upstream: GeminiStandIn) -> None:
+    with started(name, upstream, CACHE_ENABLED="false") as service, ThreadPoolExecutor() as clients:
+        ended = threading.Event()
+        outcomes: Counter[Any] = Counter()
+
+        def over_rest() -> None:
+            while not ended.is_set():
+                outcomes[outcome_over_rest(service, "/chat")] += 1
+
+        def over_grpc() -> None:
+            while not ended.is_set():
+                outcomes[outcome_over_grpc(lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())] += 1
+
+        loops = [clients.submit(loop) for loop in (over_rest, over_rest, over_grpc, over_grpc)]
+        upstream.wait_for(lambda: upstream.calls_finished >= 20)
+        service.terminate()
+        status = service.wait(15)
+        ended.set()
+        for loop in loops:
+            loop.result(5)
+        assert status == EXIT_STATUS.get(name, 0)
+        answered = outcomes.pop(200) + outcomes.pop(grpc.StatusCode.OK)
+        assert answered == upstream.calls_finished == upstream.calls_started
+        # CANCELLED is what grpc's core tells an RPC that it had not handed over when it stopped.
+        refused = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert outcomes.keys() <= refused | {503, "ConnectError", "ReadError", "RemoteProtocolError"}
