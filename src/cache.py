@@ -105,6 +105,5 @@ class FlowCache(Generic[V]):
 
     def _keep(self, key: str, value: V) -> None:
         self._entries[key] = (self._clock() + self._ttl, value)
-        self._entries.move_to_end(key)
         if len(self._entries) > self._max_size:
             self._entries.popitem(last=False)

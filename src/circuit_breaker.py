@@ -67,7 +67,7 @@ class CircuitBreaker:
         self._opened = 0
         self._refused = 0
         self._open_until: float | None = None  # None: closed
-        # Every opening, closing and probe begins a generation; a call counts only in that in which it began.
+        # Every opening and every probe begins a generation; a call counts only in that in which it began.
         self._generation = 0
         self._probe_until: float | None = None  # None: no probe is out
 
@@ -127,7 +127,6 @@ class CircuitBreaker:
         self._failures = 0
         if self._open_until is not None:
             self._open_until = self._probe_until = None
-            self._generation += 1
 
     def _failed(self, generation: int, began: float, failure: ModelFailed | TimedOut) -> None:
         if generation != self._generation:

@@ -148,6 +148,18 @@ def test_a_failure_after_everybody_left_disturbs_nobody() -> None:
     run(scenario())
 
 
+def test_beyond_its_size_the_least_recently_used_goes() -> None:
+    async def scenario() -> None:
+        cache, source = new(max_size=3), Source()
+        for key in ("a", "b", "c", "a", "d", "a"):
+            await cache.get(key, source)
+        assert (source.calls, cache.stats().hits) == (4, 2)
+        await cache.get("b", source)
+        assert source.calls == 5
+
+    run(scenario())
+
+
 def test_an_endless_row_of_keys_leaves_what_the_size_allows() -> None:
     async def scenario() -> None:
         cache, source = new(max_size=100), Source()
@@ -164,7 +176,8 @@ def test_an_endless_row_of_keys_leaves_what_the_size_allows() -> None:
     steps=st.lists(
         st.tuples(st.just("get"), st.sampled_from("abcde"))
         | st.tuples(st.just("fail"), st.sampled_from("abcde"))
-        | st.tuples(st.just("wait"), st.sampled_from([1, 4, 10])),
+        | st.tuples(st.just("wait"), st.sampled_from([1, 2, 10])),
+        min_size=30,
         max_size=60,
     )
 )
