@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -23,7 +25,7 @@ from src.errors import InvalidInput, ServiceError, as_service_error, public_vali
 from src.observability.failures import log_failure
 from src.operations import OPERATIONS, Operation
 from src.runner import Runner
-from src.schemas import HealthResponse
+from src.schemas import HealthResponse, Problem, ValidationFailures
 from src.util.disconnect import ClientGone, while_connected
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
 from src.util.request_id import request_id_of
@@ -31,6 +33,18 @@ from src.util.request_id import request_id_of
 log = structlog.get_logger(__name__)
 
 CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
+SCHEMA_REF = "#/components/schemas/{model}"
+# What any operation may be answered with instead of its output.
+FAILURES = {
+    413: "The request is larger than allowed.",
+    415: "The body is not declared as JSON.",
+    422: "The input is invalid, or the language model refused its content.",
+    429: "The client's rate limit is used up.",
+    500: "The service failed.",
+    502: "The language model failed to give a usable answer.",
+    503: "The language model is failing, too many calls are under way, or the service is shutting down.",
+    504: "The answer took longer than allowed.",
+}
 
 
 def build_rest(
@@ -55,6 +69,7 @@ def build_rest(
     for operation in OPERATIONS:
         _add_operation(app, operation, runner)
     _add_health(app, is_ready)
+    _describe_failures(app)
 
     async def on_error(request: Request, error: Exception) -> Response:
         return error_response(request.scope, error)
@@ -102,11 +117,14 @@ def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
         operation.path,
         endpoint,
         methods=["POST"],
+        status_code=HTTPStatus.OK,
         name=operation.name,
         operation_id=operation.name,
         description=operation.flow.__doc__,
         response_model=None if operation.streamed else operation.output,
+        response_class=EventStream if operation.streamed else JSONResponse,
         responses=_documented_answers(operation),
+        openapi_extra={"requestBody": {"required": False}},
         route_class_override=_OperationRoute,
         tags=["flows"],
     )
@@ -117,9 +135,54 @@ def _to_json(output: BaseModel) -> bytes:
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    if not operation.streamed:
-        return {}
-    return {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events."}}
+    """All that may come, as OpenAPI has it."""
+    problem = {"application/problem+json": {"schema": {"$ref": SCHEMA_REF.format(model="Problem")}}}
+    invalid = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ValidationFailures")}}}
+    wait = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"description": description, "content": problem} for status, description in FAILURES.items()
+    }
+    answers[400] = {"description": "Not a request for this host.", "content": {"text/plain": {}}}
+    answers[422]["content"] = invalid | problem
+    for status in (429, 503):
+        answers[status]["headers"] = wait
+    if operation.streamed:
+        events = {"text/event-stream": {"itemSchema": _event_schema(operation.text_field or "")}}
+        answers[200] = {"description": "Server-sent events.", "content": events}
+    return answers
+
+
+def _event_schema(field: str) -> dict[str, Any]:
+    """One event, as FastAPI and OpenAPI 3.2 describe them."""
+    text = {"type": "string"}
+    data = [
+        {"type": "object", "properties": {"chunk": text}, "required": ["chunk"]},
+        {"type": "object", "properties": {"done": {"const": True}, field: text}, "required": ["done", field]},
+        {"$ref": SCHEMA_REF.format(model="Problem")},
+    ]
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"enum": ["message", "error"]},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}},
+        },
+        "required": ["data"],
+    }
+
+
+def _describe_failures(app: FastAPI) -> None:
+    """Add to the OpenAPI document what FastAPI can't derive: it takes every model for a plain JSON answer."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        _, shapes = models_json_schema(
+            [(Problem, "serialization"), (ValidationFailures, "serialization")], ref_template=SCHEMA_REF
+        )
+        document["components"]["schemas"].update(shapes["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class _OperationRoute(APIRoute):

@@ -29,6 +29,30 @@ class HealthResponse(Schema):
     status: str = "ok"
 
 
+class Problem(Schema):
+    """What a failure over REST looks like (RFC 9457)."""
+
+    type: str = Field(description="Names the kind of failure: `urn:problem:...`, or `about:blank`.")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    request_id: str
+
+
+class ValidationFailure(Schema):
+    """One thing that is wrong with a request."""
+
+    type: str
+    loc: list[str | int] = Field(description="Where, from `body` inwards.")
+    msg: str
+
+
+class ValidationFailures(Schema):
+    """What invalid input is answered with over REST: all that is wrong, in FastAPI's shape."""
+
+    detail: list[ValidationFailure]
+
+
 class JokeRequest(Schema):
     name: str = Field("Mittens", max_length=200, description="Who the joke is about.")
     username: str | None = Field(None, max_length=200, description="Whom the joke is told to.")
@@ -69,6 +93,7 @@ class ImageRequest(Schema):
         f"data:image/png;base64,{_DOT_PNG}",
         max_length=2048,
         description="An `https:`, `http:` or `data:image/...` URL.",
+        json_schema_extra={"pattern": "^([hH][tT][tT][pP][sS]?://|[dD][aA][tT][aA]:)"},  # the flow looks closer
     )
 
 

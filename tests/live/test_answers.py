@@ -25,16 +25,17 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    env = {
+    with Service(**over(upstream), LLM_TIMEOUT="200", CORS_ALLOWED_ORIGINS=ORIGIN) as running:
+        yield running
+
+
+def over(upstream: GeminiStandIn) -> dict[str, str]:
+    return {
         "MODEL": "googleai/gemini-flash-latest",
         "GEMINI_API_KEY": "k",
         "GOOGLE_GEMINI_BASE_URL": upstream.url,
-        "LLM_TIMEOUT": "200",
         "TRUSTED_HOSTS": "api.test",
-        "CORS_ALLOWED_ORIGINS": ORIGIN,
     }
-    with Service(**env) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,16 @@ def test_an_answer_about_the_model(
     answer = send(service, "POST", "/chat", json={})
     assert answer.status_code == status
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert_sealed(answer)
+
+
+def test_the_answer_of_an_open_circuit(upstream: GeminiStandIn) -> None:
+    upstream.script(gemini.error(503))
+    with Service(**over(upstream), CB_FAILURE_THRESHOLD="1") as suspended:
+        assert [send(suspended, "POST", "/chat", json={}).status_code for _ in range(2)] == [502, 503]
+        answer = send(suspended, "POST", "/chat", json={})
+    assert 1 <= int(answer.headers["retry-after"]) <= 30
+    assert answer.json()["type"] == "urn:problem:circuit-open"
     assert_sealed(answer)
 
 
