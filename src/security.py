@@ -39,6 +39,7 @@ from src.util.client_address import TrustedProxies, client_of
 from src.util.probes import PROBE_PATHS
 from src.util.request_id import request_id_of
 from src.util.scope import headers_of
+from src.util.unread_body import UnreadBody, may_be_unread
 
 log = structlog.get_logger(__name__)
 access_log = structlog.get_logger("access")
@@ -95,7 +96,8 @@ def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
 class Edge:
     """The outside of the chain: gives each request its id before any layer logs, and completes their answers.
 
-    A response that has passed the inner layers is marked in the scope's state and left as it is.
+    A response that has passed the inner layers is marked in the scope's state and left as it is. One that came before
+    the request's body had been read leaves with its connection intact.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -108,6 +110,7 @@ class Edge:
             return
         request_id = request_id_of(scope)
         state = scope["state"]
+        body = UnreadBody(receive) if may_be_unread(scope) else None
 
         async def completing(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -115,11 +118,13 @@ class Edge:
                     message["headers"] = self._policy.apply(scope, message.get("headers", ()))
                 if "identified" not in state:
                     message["headers"] = identified(message["headers"], request_id)
+            elif body is not None and not message.get("more_body", False):
+                await body.discard()
             await send(message)
 
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            await self.app(scope, receive, completing)
+            await self.app(scope, receive if body is None else body.receive, completing)
         finally:
             structlog.contextvars.reset_contextvars(**tokens)
 

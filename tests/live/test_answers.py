@@ -1,7 +1,8 @@
 """Every answer that the service can give, over a real socket in production mode: hardened, traceable, in one piece."""
 
+import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import httpx
@@ -165,3 +166,29 @@ def test_a_bug_in_mid_stream_ends_the_stream(broken: Service) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         next(call)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("name", ["python -m src", "python -m src, uvicorn", "python -m src, hypercorn"])
+def test_an_answer_before_the_body_leaves_the_connection_intact(name: str) -> None:
+    head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+    with (
+        Service(COMMANDS[name], RATE_LIMIT_DEFAULT="1/day") as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        statuses = []
+        for _ in range(3):
+            connection.sendall(head)
+            # By the time another connection has its answer, that of this one has been made.
+            send(service, "GET", "/health")
+            connection.sendall(b"{}")
+            statuses.append(read_status(answers))
+    assert statuses == [404, 429, 429]
+
+
+def read_status(answers: BinaryIO) -> int:
+    """The status of the next answer, which is read to its end."""
+    status = int(answers.readline().split()[1])
+    headers = dict(line.lower().split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+    answers.read(int(headers[b"content-length"]))
+    return status

@@ -141,3 +141,21 @@ def test_a_probe_that_hangs_keeps_the_circuit_no_longer_than_its_recovery_time(
         service.kill()
         with pytest.raises(httpx.TransportError):
             hanging.result(5)
+
+
+def test_what_the_llm_is_not_to_blame_for_does_not_count(upstream: GeminiStandIn) -> None:
+    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    limits = {"RATE_LIMIT_DEFAULT": "6/day", "TRUSTED_PROXIES": "127.0.0.1"}
+    with Service(**env, **limits, CB_FAILURE_THRESHOLD="1") as service:
+        assert service.http.post("/chat", json={"question": ""}).status_code == 422
+        assert service.http.post("/describe-image", json={"image_url": "http://localhost/"}).status_code == 422
+        upstream.script(gemini.error(400), gemini.BLOCKED_ANSWER, gemini.HANG)
+        assert [service.http.post("/chat", json={}).status_code for _ in range(2)] == [502, 422]
+        leave_by_disconnect(service, upstream)
+        upstream.wait_for(lambda: upstream.closed_early == 1)
+        upstream.script(gemini.HANG)
+        leave_by_deadline(service, upstream)
+        upstream.wait_for(lambda: upstream.closed_early == 2)
+        assert service.http.post("/chat", json={}).status_code == 429
+        another = {"x-forwarded-for": "203.0.113.1"}
+        assert service.http.post("/chat", json={}, headers=another).status_code == 200

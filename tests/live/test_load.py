@@ -205,6 +205,22 @@ def test_beyond_the_bulkhead_callers_are_told_to_come_back(upstream: GeminiStand
         assert len(upstream.requests) == 4
 
 
+def test_the_pool_of_connections_is_that_of_the_sdk(upstream: GeminiStandIn) -> None:
+    gate = Gate()
+    upstream.default(gemini.text("aye", gate=gate))
+
+    async def scenario(crowd: Crowd) -> list[Any]:
+        calls = [asyncio.ensure_future(crowd.over_rest("/chat", {"question": f"{n}"})) for n in range(8)]
+        await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_calls == 3)
+        gate.release(8)
+        return await asyncio.gather(*calls)
+
+    with started(upstream, HTTPX_POOL_MAX="3", HTTPX_POOL_MAX_KEEPALIVE="2") as service:
+        assert [answer["answer"] for answer in in_crowd(service, scenario)] == ["aye"] * 8
+        assert (upstream.max_open_connections, len(upstream.requests)) == (3, 8)
+        upstream.wait_for(lambda: upstream.open_connections == 2)
+
+
 def settled_sockets(pid: int) -> int:
     """The process' open sockets, once their number no longer falls: it learns of closed ones as it goes."""
     last, falling = open_sockets(pid), time.monotonic() + 1

@@ -1,0 +1,52 @@
+"""What a client is still sending when its answer is ready.
+
+A server whose app has not read a request's body closes the connection after the answer, and with it a next request
+that may be on its way already. So a short body is read to its end first (RFC 9112, 9.3).
+"""
+
+import asyncio
+from contextlib import suppress
+
+from starlette.types import Message, Receive, Scope
+
+MAX_BYTES = 65_536
+MAX_SECONDS = 1.0
+
+
+class UnreadBody:
+    """The body of one request, as the app has left it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_untouched = True
+
+    async def receive(self) -> Message:
+        """For the app."""
+        self._is_untouched = False
+        return await self._receive()
+
+    async def discard(self) -> None:
+        """Read it to its end where the app has not begun to; a long or a slow one is left."""
+        if not self._is_untouched:
+            return
+        self._is_untouched = False
+        left = MAX_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MAX_SECONDS):
+                while left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+
+
+def may_be_unread(scope: Scope) -> bool:
+    """Whether the request has a body, not declared as long, on a connection that it has for itself."""
+    if scope.get("http_version", "1.1") > "1.1":
+        return False
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return bool(value.isdigit() and value != b"0" and int(value[:18]) <= MAX_BYTES)
+        if name == b"transfer-encoding":
+            return True
+    return False
