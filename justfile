@@ -23,6 +23,21 @@ lint: proto-check
     npm install --no-save --silent --no-fund --no-audit
     node_modules/.bin/buf lint protos
 
+# Ten minutes of mixed load with a failing LLM: prints figures, plots docs/performance/soak.svg.
+[group('measure')]
+soak minutes="10":
+    .venv/bin/python -m benchmarks.soak --minutes {{ minutes }}
+
+# Bytes a client and time a decision of the rate limit's store, up to a million clients.
+[group('measure')]
+bench-buckets:
+    .venv/bin/python -m benchmarks.buckets
+
+# Start-up against a bare app.
+[group('measure')]
+bench-startup:
+    .venv/bin/python -m benchmarks.startup
+
 # Format the code.
 [group('change')]
 format:

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import cycle, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from src.generated import service_pb2 as pb
 from src.generated import service_pb2_grpc
+from tests.live import counted
 from tests.live.service import COMMANDS, Service
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
@@ -22,6 +23,7 @@ from tests.standins.gemini import Gate, GeminiStandIn
 TRANSLATION = gemini.text('{"translated_text":"bonjour","confidence":"high"}')
 # One process, whose sockets and memory can be looked at.
 ONE_PROCESS = COMMANDS["python -m src, uvicorn"]
+COUNTED = [part.replace("src.asgi", "tests.live.counted") for part in COMMANDS["uvicorn"]]
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def upstream() -> Iterator[GeminiStandIn]:
         yield standin
 
 
-def started(upstream: GeminiStandIn, **env: str) -> Service:
+def started(upstream: GeminiStandIn, command: Sequence[str] = ONE_PROCESS, **env: str) -> Service:
     model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(ONE_PROCESS, **model, **env)
+    return Service(command, **model, **env)
 
 
 class Crowd:
@@ -169,11 +171,12 @@ def test_an_llm_that_hangs_is_survived_by_five_hundred_callers(upstream: GeminiS
         answers = await asyncio.gather(*rest, *rpcs)
         return answers, time.monotonic() - began
 
-    with started(upstream, LLM_TIMEOUT="1000") as service:
+    with started(upstream, COUNTED, LLM_TIMEOUT="1000") as service:
         pid = service.process.pid
         in_crowd(service, lambda crowd: crowd_of(crowd, 500))  # memory that is allocated once
         upstream.wait_for(lambda: upstream.open_calls == 0)
         sockets, resident = settled_sockets(pid), resident_bytes(pid)
+        tasks = service.http.get(counted.PATH).json()
         answers, took = in_crowd(service, lambda crowd: crowd_of(crowd, 500))
         timed_out = {504, grpc.StatusCode.DEADLINE_EXCEEDED}
         unavailable = {503, grpc.StatusCode.UNAVAILABLE}  # the bulkhead is full, or the circuit open
@@ -181,6 +184,7 @@ def test_an_llm_that_hangs_is_survived_by_five_hundred_callers(upstream: GeminiS
         assert took < 2.5
         upstream.wait_for(lambda: upstream.open_calls == 0)
         assert settled_sockets(pid) <= sockets
+        assert len(service.http.get(counted.PATH).json()) <= len(tasks)
         assert resident_bytes(pid) < resident * 1.1
 
 
