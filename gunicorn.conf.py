@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from uvicorn_worker import UvicornWorker
 
 from src.config import load_settings_or_exit
+from src.observability.logs import logging_config
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -38,5 +39,9 @@ keepalive = _settings.keep_alive_timeout
 # Heartbeats go through a file, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
-# The service writes its own log.
+# gunicorn's own lines in the format of the service, which writes the access log itself.
+logconfig_dict = logging_config(_settings)
 accesslog = None
+
+# Nothing listens but the two ports.
+control_socket_disable = True

@@ -170,9 +170,8 @@ def resident_bytes(pid: int) -> int:
 
 async def soak(service: Service, upstream: GeminiStandIn, seconds: float, record: Record) -> tuple[int, int]:
     """Load the service; its tasks at rest before and after."""
-    limits = httpx.Limits(max_connections=CALLERS)
     async with (
-        httpx.AsyncClient(base_url=service.rest_url, timeout=30, trust_env=False, limits=limits) as http,
+        httpx.AsyncClient(base_url=service.rest_url, timeout=30, trust_env=False, limits=httpx.Limits()) as http,
         httpx.AsyncClient(base_url=service.rest_url, timeout=30, trust_env=False) as watching,
         grpc.aio.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel,
     ):
@@ -192,10 +191,10 @@ async def soak(service: Service, upstream: GeminiStandIn, seconds: float, record
 def plot(record: Record) -> None:
     """Memory and tasks over time."""
     times = [at / 60 for at, _, _ in record.samples]
-    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True)
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True, layout="constrained")
     upper.plot(times, [resident / MIB for _, resident, _ in record.samples])
     upper.set_ylabel("resident memory, MiB")
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.2 * max(resident for _, resident, _ in record.samples) / MIB)
     lower.plot(times, [tasks for _, _, tasks in record.samples], linewidth=0.7)
     lower.set_ylabel("tasks")
     lower.set_xlabel("minutes under load")

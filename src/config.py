@@ -5,11 +5,13 @@ gets a production service that refuses to start until a model is named.
 """
 
 import argparse
+import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -226,6 +228,17 @@ class Settings(BaseSettings):
         return split(self.trusted_proxies)
 
     @property
+    def secrets(self) -> list[str]:
+        """The values that must appear nowhere."""
+        values = (getattr(self, name) for name, field in type(self).model_fields.items() if is_secret(field))
+        return [value.get_secret_value() for value in values if value is not None]
+
+    @property
+    def on_cloud_run(self) -> bool:
+        """Whether this is a container of Google Cloud Run."""
+        return bool(os.environ.get("K_SERVICE"))
+
+    @property
     def model_provider(self) -> str:
         """The part of `model` before the slash: googleai, openai, ollama or offline."""
         return self.model.partition("/")[0]
@@ -271,9 +284,21 @@ def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Setting
 
 
 def exit_with(message: str) -> NoReturn:
-    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback."""
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback.
+
+    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message.
+    """
+    for line in message.splitlines():
+        print(f"error: {line}" if sys.stderr.isatty() else _log_line(line), file=sys.stderr)
     sys.exit(2)
+
+
+def _log_line(text: str) -> str:
+    """As the log would have it, which is not configured as long as the settings are wrong."""
+    line = {"event": text, "level": "critical", "logger": __name__, "timestamp": datetime.now(UTC).isoformat()}
+    if os.environ.get("K_SERVICE"):
+        line |= {"message": text, "severity": "CRITICAL"}
+    return json.dumps(line)
 
 
 def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
+from src.observability.logs import configure_logging, logging_config
 from src.util.stop_signals import block_stop_signals, unblock_stop_signals
 
 APP = "src.asgi:create_app"
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
     settings = load_settings_or_exit(flags)
     export(flags)  # worker processes build their own settings, and must come to the same
+    configure_logging(settings)
     check_ports_free(settings)
     SERVERS[settings.server](settings)
 
@@ -76,6 +78,7 @@ def _granian(settings: Settings) -> None:
         http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES, max_concurrent_streams=MAX_STREAMS),
         workers_kill_timeout=_seconds_to_stop(settings),
         log_level=LogLevels(settings.log_level),
+        log_dictconfig=logging_config(settings),
     ).serve()
 
 
@@ -113,6 +116,7 @@ def _hypercorn(settings: Settings) -> None:
     config.graceful_timeout = _seconds_to_stop(settings)
     config.keep_alive_timeout = settings.keep_alive_timeout
     config.include_server_header = False
+    config.logconfig_dict = logging_config(settings)
     sys.exit(run(config))
 
 

@@ -1,29 +1,49 @@
-"""One logging configuration for structlog and the standard library: everything is one format on stderr."""
+"""One logging configuration for the whole process: whoever writes a line, it has one format, and is on stderr."""
 
 import logging
+import logging.config
+import os
 import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import orjson
 import structlog
 from structlog.dev import RichTracebackFormatter
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-from src.config import Settings
+from src.config import ConfigError, Settings, load_settings
+from src.observability.redaction import Redactor, quiet_traceback
+
+# They bring handlers and formats of their own, unless told not to.
+SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.asgi", "uvicorn.error")
+# The service writes the access log itself.
+ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
+# At info they tell of each call of theirs, which is ours to tell.
+CHATTY = ("httpcore", "httpx")
+
+# What a line has, whoever writes it.
+_COMMON: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send all logs of the process to stderr: a JSON object a line, or coloured text."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    """Send all logs of this process to stderr: a JSON object a line, or coloured text; uncaught exceptions too."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
+    logging.config.dictConfig(logging_config(settings))
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_formatter(settings))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            *_COMMON,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -31,25 +51,95 @@ def configure_logging(settings: Settings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings)],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """What `logging.config.dictConfig` and the servers take: one handler at the root, none elsewhere.
+
+    It is plain data, which a server can hand to the workers it starts; for the commands of the servers it stands in
+    `logging.json`.
+    """
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"service": {"()": f"{__name__}.formatter_from_environment"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "service"}
+        },
+        "root": {"handlers": ["stderr"], "level": settings.log_level.upper()},
+        "loggers": {name: {"handlers": [], "propagate": True} for name in SERVERS}
+        | {name: {"handlers": [], "propagate": False} for name in ACCESS_LOGS}
+        | {name: {"level": "WARNING"} for name in CHATTY},
+    }
+
+
+def formatter_from_environment() -> logging.Formatter:
+    """The formatter for the lines that a server writes where there is no app: before it, or in a parent of workers."""
+    try:
+        return _formatter(load_settings())
+    except ConfigError:  # the app itself is going to say so
+        return _formatter(Settings.model_construct())
+
+
+def _formatter(settings: Settings) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_COMMON, structlog.stdlib.ExtraAdder(), _foreign],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings)],
+    )
 
 
 def _renderers(settings: Settings) -> list[Processor]:
+    redactor = Redactor(settings.secrets)
     if settings.log_format == "console":
         # Local variables would show prompts and keys.
-        return [structlog.dev.ConsoleRenderer(exception_formatter=RichTracebackFormatter(show_locals=False))]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=RichTracebackFormatter(show_locals=False))
+        return [redactor.by_name, renderer, redactor.by_value]
+    said = structlog.processors.format_exc_info if settings.log_level == "debug" else _add_quiet_traceback
+    names = [_as_google_cloud_has_it] if settings.on_cloud_run else []
+    to_json = structlog.processors.JSONRenderer(serializer=_to_json)
+    return [said, redactor.by_name, *names, to_json, redactor.by_value]
+
+
+def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by a traceback without anybody's words; debug level alone shows these."""
+    exc_info = event.pop("exc_info", None)
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if isinstance(error, BaseException):
+        event["exception"] = quiet_traceback(error)
+    return event
+
+
+def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What others' lines have too much: uvicorn's colours, and the objects that asyncio prints whole."""
+    event.pop("color_message", None)
+    if event.get("logger") == "asyncio":
+        event["event"] = event["event"].partition("\n")[0]
+    return event
+
+
+def _as_google_cloud_has_it(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Name fields as Cloud Logging and Error Reporting do (cloud.google.com/logging/docs/structured-logging)."""
+    event["severity"] = event.pop("level").upper()
+    event["message"] = event.pop("event")
+    event["time"] = event.pop("timestamp")
+    if "exception" in event:
+        event["stack_trace"] = event.pop("exception")
+    return event
 
 
 def _to_json(event: dict[str, Any], **_: Any) -> str:
     return orjson.dumps(event, default=repr).decode()
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    """What no one caught, in a thread or as the program's last words, as a line of the log."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), traceback)
+        return
+    log.critical("uncaught exception", exc_info=error or kind())

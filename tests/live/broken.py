@@ -12,11 +12,11 @@ class BrokenFlows(Flows):
     """One fails at once, one in mid-stream."""
 
     async def pirate_chat(self, input: ChatRequest) -> ChatResponse:
-        raise LookupError("canary")
+        raise LookupError(f"canary: {input.question}")
 
     async def tell_story(self, input: StoryRequest, ctx: ActionRunContext[str]) -> StoryResponse:
         ctx.send_chunk("once")
-        raise LookupError("canary")
+        raise LookupError(f"canary: {input.topic}")
 
 
 def create_app() -> ASGIApp:

@@ -99,8 +99,9 @@ def test_a_taken_port_is_named_with_its_flag(flag: str, variable: str, tmp_path:
         arguments = [str(part) for pair in ports.items() for part in pair]
         done = run("-m", "src", "--debug", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    expected = f"error: {variable}={ports[flag]}: the port is taken on 127.0.0.1; choose another with {flag}\n"
-    assert done.stderr == expected
+    [line] = done.stderr.splitlines()
+    expected = f"{variable}={ports[flag]}: the port is taken on 127.0.0.1; choose another with {flag}"
+    assert json.loads(line)["event"] == expected
 
 
 @pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn", "gunicorn, 2 workers"])
@@ -115,7 +116,10 @@ def test_a_wrong_setting_stops_any_server(name: str) -> None:
         timeout=30,
     )
     assert done.returncode != 0
-    assert "error: LLM_TIMEOUT='soon' (--llm-timeout): Input should be a valid integer" in done.stderr
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert any(
+        event.startswith("LLM_TIMEOUT='soon' (--llm-timeout): Input should be a valid integer") for event in events
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,102 @@
+"""What must not be in a log: secrets, wherever they hide, and the words of exceptions, which quote what people sent."""
+
+import re
+from collections.abc import Iterable, Mapping
+from traceback import StackSummary, format_list, walk_tb
+from types import TracebackType
+from typing import Any
+
+import orjson
+from structlog.typing import EventDict, WrappedLogger
+
+from src.errors import ServiceError
+
+HIDDEN = "***"
+# A shorter secret would blacken innocent words; no service hands out one.
+MIN_SECRET = 6
+
+_SECRET_NAME = re.compile(
+    r"api[_-]?key|authorization|cookie|credential|passw|private[_-]?key|secret|^(.*[_-])?(dsn|key|token)$",
+    re.IGNORECASE,
+)
+_SECRET_LOOKS = (
+    (r"\b((?:[Bb]earer|[Bb]asic) +)[A-Za-z0-9+/=._~-]{6,}", r"\1"),
+    (r"\bAIza[A-Za-z0-9_-]{20,}", ""),  # Google
+    (r"\b(?:sk|gh[opsu]|xox[abp])[-_][A-Za-z0-9_-]{16,}", ""),  # OpenAI, GitHub, Slack
+    (r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", ""),  # JSON web tokens
+    (r"(://)[^/\s:@\"']+:[^/\s@\"']+(?=@)", r"\1"),  # credentials in a URL
+    (r"((?i:api[_-]?key|access_token|password|secret)[\"'\\]*\s*[=:]\s*[\"'\\]*)[^\s\"'&,;}\\]{4,}", r"\1"),
+)
+
+# Exceptions that never quote a request: ours, and those that tell why a start failed.
+_SPEAKING = (ServiceError, OSError, ImportError)
+
+
+class Redactor:
+    """Hides secrets, by the names they are kept under and by what they look like.
+
+    Args:
+        secrets: The values that this process holds itself.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in (secret, _in_json(secret))}
+        self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
+        self._looks = [(re.compile(pattern), kept + HIDDEN) for pattern, kept in _SECRET_LOOKS]
+
+    def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """A processor: the event without the values of fields that are named like secrets, nested ones included."""
+        return {name: HIDDEN if _SECRET_NAME.search(name) else _within(value) for name, value in event.items()}
+
+    def by_value(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
+        """The last processor, which gets the rendered line: it without secrets."""
+        return self.text(line)
+
+    def text(self, text: str) -> str:
+        """Any text without what is, or looks like, a secret."""
+        if self._known is not None:
+            text = self._known.sub(HIDDEN, text)
+        for look, replacement in self._looks:
+            text = look.sub(replacement, text)
+        return text
+
+
+def _in_json(secret: str) -> str:
+    return orjson.dumps(secret).decode()[1:-1]
+
+
+def _within(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: HIDDEN if isinstance(name, str) and _SECRET_NAME.search(name) else _within(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_within(item) for item in value]
+    return value
+
+
+def quiet_traceback(error: BaseException) -> str:
+    """A traceback that names types and places, causes first, but says nothing that an exception says.
+
+    Messages of exceptions quote what they stumbled over: a prompt, an answer, a header.
+    """
+    parts = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        parts.append(_one(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\n\nled to\n\n".join(reversed(parts))
+
+
+def _one(error: BaseException) -> str:
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    said = f": {error}" if isinstance(error, _SPEAKING) else ""
+    inner = [_one(member) for member in error.exceptions] if isinstance(error, BaseExceptionGroup) else []
+    return "\n".join(["".join(_frames(error.__traceback__)) + name + said, *inner])
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
+    return format_list(StackSummary.extract(walk_tb(traceback), capture_locals=False))

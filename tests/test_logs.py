@@ -1,0 +1,218 @@
+"""Whatever is logged, by whomever, is one JSON line without secrets and without anybody's words."""
+
+import json
+import logging
+import logging.config
+import string
+import subprocess
+import sys
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.config import Settings, load_settings
+from src.errors import ServiceError
+from src.observability import logs
+from src.observability.logs import logging_config
+from src.observability.redaction import HIDDEN, Redactor, quiet_traceback
+from tests.live.service import ROOT
+
+KEY = "canary-key-4711"
+
+
+def settings(**values: Any) -> Settings:
+    return load_settings({"model": "googleai/m", "gemini_api_key": KEY, **values})
+
+
+def written(record: logging.LogRecord, **values: Any) -> dict[str, Any]:
+    """A record as it leaves the process."""
+    entry: dict[str, Any] = json.loads(logs._formatter(settings(**values)).format(record))
+    return entry
+
+
+def record(
+    message: str, *args: object, error: BaseException | None = None, extra: dict[str, Any] | None = None
+) -> logging.LogRecord:
+    exc_info = (type(error), error, error.__traceback__) if error else None
+    made = logging.LogRecord("some.library", logging.WARNING, __file__, 1, message, args, exc_info)
+    vars(made).update(extra or {})
+    return made
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"the key is {KEY}",
+        "Authorization: Bearer canary.abc-123",
+        "authorization: basic Y2FuYXJ5",
+        "https://user:canary@host/",
+        "GET /v1?api_key=canary&x=1",
+        '{"password": "canary"}',
+        "key AIzaSyCanaryCanaryCanaryCanaryCanaryCana",
+        "sk-canarycanarycanarycanary",
+        "eyJhbGciOiJIUzI1NiJ9.canary.canary",
+    ],
+)
+def test_a_secret_is_hidden_by_its_value_or_its_look(text: str) -> None:
+    entry = written(record("%s", text))
+    assert "canary" not in json.dumps(entry).lower()
+    assert HIDDEN in entry["event"]
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "Authorization", "set-cookie", "db_password", "secretValue", "token", "dsn"]
+)
+def test_a_secret_is_hidden_by_its_name(name: str) -> None:
+    entry = written(record("x", extra={"headers": {"inner": [{name: "canary"}]}, name: "canary"}))
+    assert entry[name] == entry["headers"]["inner"][0][name] == HIDDEN
+
+
+@pytest.mark.parametrize("word", ["tokens_in", "monkey", "request_id", "keyboard", "tokenizer"])
+def test_innocent_names_stay(word: str) -> None:
+    assert written(record("x", extra={word: "7"}))[word] == "7"
+
+
+@given(st.text(string.printable, min_size=8), st.text(), st.text())
+def test_no_secret_survives_in_a_json_line(secret: str, before: str, after: str) -> None:
+    secret = "canary" + secret
+    line = orjson.dumps({"event": before + secret + after}).decode()
+    assert secret not in json.loads(Redactor([secret]).text(line))["event"]
+
+
+def test_an_exceptions_words_are_withheld_and_its_places_kept() -> None:
+    error = raised(ValueError("canary prompt"), raised(KeyError("canary answer")))
+    exception = written(record("failed", error=error))["exception"]
+    assert "canary" not in exception
+    assert ("in raised" in exception, "ValueError" in exception, "KeyError" in exception) == (True, True, True)
+    assert exception.index("KeyError") < exception.index("ValueError"), "the cause first"
+
+
+def test_debug_level_shows_them() -> None:
+    assert (
+        "the words" in written(record("failed", error=raised(ValueError("the words"))), log_level="debug")["exception"]
+    )
+
+
+def test_why_a_start_failed_is_said() -> None:
+    assert "No such file: 'x'" in quiet_traceback(raised(FileNotFoundError(2, "No such file", "x"))).replace("] ", ": ")
+    assert ServiceError.default_detail in quiet_traceback(raised(ServiceError()))
+
+
+def test_a_group_and_a_loop_of_causes_come_to_an_end() -> None:
+    group = ExceptionGroup("canary", [ValueError("canary"), ExceptionGroup("canary", [KeyError("canary")])])
+    looping = ValueError("canary")
+    looping.__cause__ = group
+    group.__context__ = looping
+    text = quiet_traceback(looping)
+    assert ("canary" not in text, "KeyError" in text) == (True, True)
+
+
+def test_asyncio_prints_no_objects() -> None:
+    made = record("Task exception was never retrieved\nfuture: <Task exception=ValueError('canary')>")
+    made.name = "asyncio"
+    assert written(made)["event"] == "Task exception was never retrieved"
+
+
+def test_colours_of_uvicorn_are_left_out() -> None:
+    assert "color_message" not in written(record("up", extra={"color_message": "\x1b[32mup"}))
+
+
+def test_on_cloud_run_fields_have_googles_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K_SERVICE", "s")
+    entry = written(record("hello", error=raised(ValueError())))
+    assert (entry["severity"], entry["message"], "time" in entry) == ("WARNING", "hello", True)
+    assert "ValueError" in entry["stack_trace"]
+    assert not {"event", "level", "timestamp", "exception"} & entry.keys()
+
+
+def test_the_file_for_the_servers_own_commands_says_the_same() -> None:
+    assert json.loads((ROOT / "logging.json").read_text()) == logging_config(settings())
+
+
+UNCAUGHT = """
+import asyncio, threading, warnings
+from src.config import load_settings
+from src.observability.logs import configure_logging
+configure_logging(load_settings())
+warnings.warn("a warning")
+def fail():
+    raise ValueError("canary")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+async def main():
+    async def failing():
+        fail()
+    task = asyncio.create_task(failing())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    asyncio.get_running_loop().call_soon(fail)
+    await asyncio.sleep(0)
+asyncio.run(main())
+class Broken:
+    def __del__(self):
+        fail()
+del_me = Broken()
+del del_me
+fail()
+"""
+
+
+def test_what_nobody_caught_is_a_line_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNCAUGHT],
+        cwd=ROOT,
+        env={"MODEL": "offline/demo", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    events = [entry["event"].partition(":")[0] for entry in entries]
+    assert events.count("uncaught exception") == 3
+    assert "Task exception was never retrieved" in events
+    assert any("a warning" in entry["event"] for entry in entries)
+    assert sum("ValueError" in entry.get("exception", "") for entry in entries) == 5
+    assert ("canary" not in done.stderr, done.stdout, done.returncode) == (True, "", 1)
+
+
+def test_a_wrong_setting_is_a_line_of_the_log() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "src", "--port", "x"],
+        cwd=ROOT,
+        env={"MODEL": "offline/demo", "PATH": "", "K_SERVICE": "s"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    [line] = done.stderr.splitlines()
+    entry = json.loads(line)
+    assert entry["event"].startswith("PORT='x' (--port): ")
+    assert (entry["level"], entry["severity"], entry["message"]) == ("critical", "CRITICAL", entry["event"])
+    assert done.returncode == 2
+
+
+def test_structlog_and_the_standard_library_meet_in_one_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logs.configure_logging(settings())
+        structlog.get_logger("ours").info("one", api_key="canary")
+        logging.getLogger("theirs").info("two")
+        logging.getLogger("httpx").info("chatter")
+    finally:
+        root.handlers[:], root.level = before
+        logging.captureWarnings(False)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["logger"]) for line in lines] == [("one", "ours"), ("two", "theirs")]
+    assert lines[0]["api_key"] == HIDDEN
