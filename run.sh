@@ -73,7 +73,8 @@ make_venv
 if [ "${1:-}" = test ]; then
     shift
     install requirements/dev.txt
-    exec .venv/bin/python -m pytest "$@"
+    # Much of a live test is waiting: two at a time, the tests of a file in one process.
+    exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
 fi
 install requirements/runtime.txt
 case " $* " in *" --help "* | *" -h "*) ;; *) announce ;; esac
