@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
-MAX_LOGGED_CHARS = 300
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
@@ -184,13 +183,12 @@ def _is_refused_prompt(response: ModelResponse[Any]) -> bool:
 
 def _log_failure(response: ModelResponse[Any]) -> None:
     error = response.error
-    reason = error.reason if error is not None else None
-    # Genkit's message about a broken schema quotes the answer, which does not belong in a log.
-    said = error.message if error is not None and reason != RuntimeErrorReason.INVALID_OUTPUT else None
     log.warning(
         "model call failed",
         finish_reason=response.finish_reason,
         status=error.status if error is not None else None,
-        reason=reason,
-        provider_message=said and said[:MAX_LOGGED_CHARS],
+        reason=error.reason if error is not None else None,
     )
+    if error is not None:
+        # It may quote prompt or answer, which belong in no log but one that was asked for.
+        log.debug("what the provider said", message=error.message)
