@@ -11,12 +11,14 @@ from src.observability.logs import logging_config
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """uvicorn's worker without its name in the answers and without its own access log."""
+    """uvicorn's worker without its name in the answers, its own access log, and its own idea of proxies."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         **UvicornWorker.CONFIG_KWARGS,
         "server_header": False,
         "access_log": False,
+        "proxy_headers": False,  # whose headers count is for TRUSTED_PROXIES alone to say
+        "ws": "none",
     }
 
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from genkit import ActionKind, Genkit
 from starlette.types import ASGIApp
 
-from src.app_init import build_genkit
+from src.app_init import build_genkit, start_telemetry
 from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
@@ -24,11 +24,13 @@ from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.observability.logs import configure_logging
+from src.observability.watch import Watch, build_watch
 from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.stop_signals import noticing_stop_signals
+from src.util.websockets import websockets_as_http
 
 if TYPE_CHECKING:
     from src.grpc_server import GrpcServer
@@ -45,30 +47,36 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         settings: Taken from the environment when not given; a wrong one then ends the process with status 2.
     """
     settings = settings or load_settings_or_exit()
-    configure_logging(settings)
     try:
+        configure_logging(settings, reports_bugs=True)
+        traces = start_telemetry(settings)
         ai = build_genkit(settings)
     except ConfigError as error:
         exit_with(str(error))
-    drain = Drain(settings.shutdown_grace)
-    flows = Flows(ai, build_llm(settings, ai), ImageFetcher())
-    runner = Runner(ai, flows, model=settings.model, cache=build_cache(settings), drain=drain)
     buckets = MemoryBuckets(settings.rate_limit)
-    service = Service(settings, ai, runner, buckets, drain)
-    rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
-    return apply_security_middleware(rest, settings, buckets)
-
-
-def build_llm(settings: Settings, ai: Genkit) -> Llm:
-    """The one guarded way to the model."""
-    breaker = CircuitBreaker(
-        failure_threshold=settings.cb_failure_threshold, recovery_timeout=settings.cb_recovery_timeout
-    )
-    return Llm(
+    breaker = build_breaker(settings)
+    cache = build_cache(settings)
+    watch = build_watch(settings, traces, buckets, breaker, cache)
+    llm = Llm(
         ai,
         timeout=settings.llm_timeout / 1000,
         bulkhead=Bulkhead(settings.llm_max_concurrency),
-        breaker=breaker if settings.cb_enabled else None,
+        breaker=breaker,
+        watchers=watch.llm_calls,
+    )
+    drain = Drain(settings.shutdown_grace)
+    runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
+    service = Service(settings, ai, runner, buckets, drain, watch=watch)
+    rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    return websockets_as_http(watch.requests(apply_security_middleware(rest, settings, buckets)))
+
+
+def build_breaker(settings: Settings) -> CircuitBreaker | None:
+    """The circuit breaker, unless it is off."""
+    if not settings.cb_enabled:
+        return None
+    return CircuitBreaker(
+        failure_threshold=settings.cb_failure_threshold, recovery_timeout=settings.cb_recovery_timeout
     )
 
 
@@ -84,8 +92,11 @@ class Service:
         ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
     """
 
-    def __init__(self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore, drain: Drain) -> None:
+    def __init__(
+        self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore, drain: Drain, *, watch: Watch
+    ) -> None:
         self.ready = False
+        self._watch = watch
         self._settings = settings
         self._ai = ai
         self._runner = runner
@@ -98,16 +109,22 @@ class Service:
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
-        with noticing_stop_signals(self._begin_stop):
-            await self._start_grpc()
-            self.ready = True
-            self._announce()
-            try:
-                yield
-            finally:
-                self._begin_stop()
-                await self._stop_grpc()
+        async with self._watch.running():
+            with noticing_stop_signals(self._begin_stop):
+                async with self._serving_grpc():
+                    yield
         log.info("stopped")
+
+    @asynccontextmanager
+    async def _serving_grpc(self) -> AsyncIterator[None]:
+        await self._start_grpc()
+        self.ready = True
+        self._announce()
+        try:
+            yield
+        finally:
+            self._begin_stop()
+            await self._stop_grpc()
 
     def _begin_stop(self) -> None:
         """Turn unready, once: at the signal where the process sees it, else when the server ends the lifespan."""
@@ -128,7 +145,7 @@ class Service:
         if self._settings.grpc_enabled:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
-            self._grpc = GrpcServer(self._settings, self._runner, self._buckets)
+            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpcs())
             await self._grpc.start()
 
     async def _stop_grpc(self) -> None:

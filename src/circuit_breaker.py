@@ -53,7 +53,8 @@ class CircuitBreaker:
     Args:
         failure_threshold: Failures in a row that open the circuit.
         recovery_timeout: Seconds until an open circuit lets a probe through, and that a probe has before another
-            may try: one that hangs must not keep the circuit from closing.
+            may try: one that hangs must not keep the circuit from closing. The first that succeeds closes it, however
+            long it took.
         clock: Monotonic seconds.
     """
 
@@ -67,9 +68,10 @@ class CircuitBreaker:
         self._opened = 0
         self._refused = 0
         self._open_until: float | None = None  # None: closed
-        # Every opening and every probe begins a generation; a call counts only in that in which it began.
+        # Every opening and every closing begins a generation; a call counts only in that in which it began.
         self._generation = 0
-        self._probe_until: float | None = None  # None: no probe is out
+        self._probe = 0  # the latest one's number
+        self._probe_until: float | None = None  # None: no probe is out that others wait for
 
     def stats(self) -> BreakerStats:
         """A snapshot, for metrics."""
@@ -91,57 +93,67 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: at once, before the call; with the seconds until a probe may pass.
         """
-        generation, began = self._admit(), self._clock()
+        call = self._admit()
         try:
             yield
         except ContentBlocked:
-            self._succeeded(generation)
+            self._succeeded(call)
             raise
         except RequestRejected:
-            self._abandoned(generation)
+            self._abandoned(call)
             raise
         except (ModelFailed, TimedOut) as failure:
-            self._failed(generation, began, failure)
+            self._failed(call, failure)
             raise
         except BaseException:
-            self._abandoned(generation)
+            self._abandoned(call)
             raise
-        self._succeeded(generation)
+        self._succeeded(call)
 
-    def _admit(self) -> int:
-        """The generation of a call that may be made."""
-        if self._open_until is None:
-            return self._generation
+    def _admit(self) -> "_Call":
+        """A call that may be made."""
         now = self._clock()
+        if self._open_until is None:
+            return _Call(self._generation, self._probe, now)
         blocked_until = self._open_until if self._probe_until is None else self._probe_until
         if now < blocked_until:
             self._refused += 1
             raise CircuitOpen(retry_after=blocked_until - now)
-        self._generation += 1
+        self._probe += 1
         self._probe_until = now + self._recovery
-        return self._generation
+        return _Call(self._generation, self._probe, now)
 
-    def _succeeded(self, generation: int) -> None:
-        if generation != self._generation:
+    def _succeeded(self, call: "_Call") -> None:
+        if call.generation != self._generation:
             return
         self._failures = 0
         if self._open_until is not None:
             self._open_until = self._probe_until = None
+            self._generation += 1
 
-    def _failed(self, generation: int, began: float, failure: ModelFailed | TimedOut) -> None:
-        if generation != self._generation:
+    def _failed(self, call: "_Call", failure: ModelFailed | TimedOut) -> None:
+        if call.generation != self._generation or call.probe != self._probe:
             return
         self._failures += 1
         if self._open_until is None and self._failures < self._threshold:
             return
         # A probe's time counts as recovery time: an LLM that comes back while a probe hangs is not kept waiting twice.
-        since = self._clock() if self._open_until is None else began
+        since = self._clock() if self._open_until is None else call.began
         wait = failure.upstream_wait if isinstance(failure, ModelFailed) else 0.0
         self._open_until = max(since + self._recovery, self._clock() + min(wait, MAX_UPSTREAM_WAIT))
         self._probe_until = None
         self._opened += 1
         self._generation += 1
 
-    def _abandoned(self, generation: int) -> None:
-        if generation == self._generation:
+    def _abandoned(self, call: "_Call") -> None:
+        if call.generation == self._generation and call.probe == self._probe:
             self._probe_until = None  # where it was the probe, its place is free
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that was let through: in which generation, after or as which probe, and when."""
+
+    generation: int
+    probe: int
+    began: float

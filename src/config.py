@@ -140,6 +140,17 @@ class Settings(BaseSettings):
     httpx_pool_max_keepalive: int = Field(
         20, ge=0, le=10_000, description="Idle connections to the LLM's provider that are kept for reuse."
     )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics for Prometheus; 0: there are none.")
+    sentry_dsn: SecretStr | None = Field(None, description="Where bugs are reported to; empty: nowhere.")
+    sentry_traces_sample_rate: float = Field(0.1, ge=0, le=1, description="Share of requests that Sentry traces.")
+    sentry_environment: str = Field(
+        default_factory=lambda data: data.get("app_env", ""),
+        pattern=r"^[^\s/]{0,64}$",
+        description="The environment that Sentry names; by default that of APP_ENV.",
+    )
+    genkit_telemetry_gcp: bool = Field(
+        False, description="Send traces to the project GOOGLE_CLOUD_PROJECT wherever this runs."
+    )
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
         False, description="Record no traces at all, not even in memory."
     )
@@ -205,6 +216,8 @@ class Settings(BaseSettings):
     def _ports_differ(self) -> Self:
         if self.grpc_enabled and self.port == self.grpc_port:
             raise ValueError(f"GRPC_PORT={self.grpc_port}: PORT is the same; give each server its own (--grpc-port)")
+        if self.metrics_port in (self.port, self.grpc_port if self.grpc_enabled else None):
+            raise ValueError(f"METRICS_PORT={self.metrics_port}: another server has it; give each its own")
         return self
 
     @property

@@ -1,7 +1,10 @@
 """The connections to the LLM's provider."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpcore
 import httpx
 
 from src.config import Settings
@@ -33,3 +36,69 @@ def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
         "timeout": timeout,
         "event_hooks": {"request": [split_timeouts]},
     }
+
+
+def provider_client(settings: Settings) -> httpx.AsyncClient:
+    """The client for a provider's SDK."""
+    return reclaiming(httpx.AsyncClient(**configure_httpx_defaults(settings)))
+
+
+def reclaiming(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """The same client, whose pools take back the connections of cancelled requests.
+
+    httpcore (1.0.9, its issue 1093) leaves a connection in its pool for ever whose request is cancelled before it was
+    sent, or while its answer is being closed. Each client of ours who leaves at such a moment would cost a place, until
+    none is left for any LLM call.
+    """
+    for transport in (client._transport, *client._mounts.values()):
+        if isinstance(transport, httpx.AsyncHTTPTransport):
+            pool: Any = transport._pool
+            pool.closings = set()
+            pool.__class__ = type("ReclaimingPool", (_Reclaiming, type(pool)), {})
+    return client
+
+
+class _Reclaiming(httpcore.AsyncConnectionPool):
+    """A pool that closes connections which no request owns and no request could get.
+
+    Attributes:
+        closings: The answers that are being closed: the event loop itself holds no task for certain.
+    """
+
+    closings: set["asyncio.Future[None]"]
+
+    def _assign_requests_to_connections(self) -> list[Any]:
+        # Called whenever a request is added or has ended.
+        owned = {id(request.connection) for request in self._requests}
+        orphans = [each for each in self._connections if id(each) not in owned and not _is_known(each)]
+        for orphan in orphans:
+            self._connections.remove(orphan)
+        return [*orphans, *super()._assign_requests_to_connections()]
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        response = await super().handle_async_request(request)
+        response.stream = _ClosedForCertain(response.stream, self.closings)
+        return response
+
+
+def _is_known(connection: Any) -> bool:
+    """Whether the pool itself knows what to do with a connection that has no request."""
+    return bool(connection.is_available() or connection.is_idle() or connection.is_closed())
+
+
+class _ClosedForCertain:
+    """An answer's body whose closing is not cancelled with its reader."""
+
+    def __init__(self, stream: Any, closings: set["asyncio.Future[None]"]) -> None:
+        self._stream = stream
+        self._closings = closings
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        parts: AsyncIterator[bytes] = self._stream.__aiter__()
+        return parts
+
+    async def aclose(self) -> None:
+        closing = asyncio.ensure_future(self._stream.aclose())
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
+        await asyncio.shield(closing)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from src.errors import RateLimited
 from src.grpc_errors import Context, Rpc, abort, begin_rpc, current_rpc, status_of
@@ -54,12 +55,8 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
         try:
             await context.send_initial_metadata((("x-request-id", request_id),))
             yield
-        except asyncio.CancelledError:
-            remaining = context.time_remaining()
-            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
-            raise
-        except BaseException:
-            code = _code_name(context.code())
+        except BaseException as error:
+            code = code_of(error, context)
             raise
         finally:
             write = access_log.debug if method in PROBE_METHODS else access_log.info
@@ -118,28 +115,44 @@ def around(
     }
     name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     behaviour = getattr(handler, name)
+    parse = handler.request_deserializer
 
     def serialize(message: Any) -> bytes:
         return sending(handler.response_serializer(message) if handler.response_serializer else message)
 
+    # Parsed in here: grpc would tell the client of a parser's exception in its own words, and nobody else of it.
+    async def parsed(request: Any, context: Context) -> Any:
+        try:
+            return parse(request)
+        except Exception:
+            await abort(context, status_of(DecodeError(), ""))
+
+    async def each_parsed(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield await parsed(request, context)
+
+    async def read(request: Any, context: Context) -> Any:
+        if parse is None:
+            return request
+        return each_parsed(request, context) if handler.request_streaming else await parsed(request, context)
+
     async def answer(request: Any, context: Context) -> bytes:
         async with enter(context):
-            return serialize(await behaviour(request, context))
+            return serialize(await behaviour(await read(request, context), context))
 
     async def write(request: Any, context: Context) -> None:
         async with enter(context):
-            await behaviour(request, context)
+            await behaviour(await read(request, context), context)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         async with enter(context):
-            async for message in behaviour(request, context):
+            async for message in behaviour(await read(request, context), context):
                 yield message
 
     if not handler.response_streaming:
-        return make(answer, request_deserializer=handler.request_deserializer)
+        return make(answer)
     return make(
         generate if inspect.isasyncgenfunction(behaviour) else write,
-        request_deserializer=handler.request_deserializer,
         response_serializer=serialize,
     )
 
@@ -159,6 +172,14 @@ def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:
 def peer_address(peer: str) -> str:
     """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
     return unquote(peer.partition(":")[2])
+
+
+def code_of(error: BaseException, context: Context) -> str:
+    """The name of the status that an RPC ends with whose handler raised this."""
+    if isinstance(error, asyncio.CancelledError):
+        remaining = context.time_remaining()
+        return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+    return _code_name(context.code())
 
 
 def _code_name(code: Any) -> str:

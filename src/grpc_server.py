@@ -1,11 +1,12 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
 from pydantic import BaseModel
@@ -37,14 +38,27 @@ class GrpcServer:
     """The gRPC side of one process: all operations, `grpc.health.v1`, and reflection in debug only.
 
     It has to be made inside the process, and the event loop, that serves it.
+
+    Args:
+        watchers: Interceptors around all others, for metrics and traces.
     """
 
-    def __init__(self, settings: Settings, runner: Runner, buckets: BucketStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        runner: Runner,
+        buckets: BucketStore,
+        watchers: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         proxies = TrustedProxies(settings.trusted_proxy_networks)
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(GrpcLoggingInterceptor(proxies), GrpcRateLimitInterceptor(buckets, proxies)),
-            options=(*LIMITS, ("grpc.max_receive_message_length", settings.max_body_size)),
+            interceptors=(*watchers, GrpcLoggingInterceptor(proxies), GrpcRateLimitInterceptor(buckets, proxies)),
+            options=(
+                *LIMITS,
+                ("grpc.max_receive_message_length", settings.max_body_size),
+                ("grpc.max_connection_idle_ms", settings.keep_alive_timeout * 1000),
+            ),
         )
         self._server.add_generic_rpc_handlers((_service_handlers(runner, settings.request_timeout),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -114,21 +128,28 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
     method = SERVICE.methods_by_name[operation.rpc]
     request_type = _message_class(method.input_type)
     response_type = _message_class(method.output_type)
-    make = grpc.unary_stream_rpc_method_handler if operation.streamed else grpc.unary_unary_rpc_method_handler
+    # To a client it is one request. A handler of a stream begins with the RPC, not with the message, so that one whose
+    # message never comes is limited, timed out and logged like any other.
+    make = grpc.stream_stream_rpc_method_handler if operation.streamed else grpc.stream_unary_rpc_method_handler
 
     def encode(output: BaseModel) -> bytes:
         return to_message(operation, output, response_type).SerializeToString()
 
     # The messages are parsed in the handlers: grpc would tell the client of a parser's exception in its own words.
-    async def unary(request: bytes, context: Context) -> bytes:
+    async def read(requests: AsyncIterator[bytes]) -> BaseModel:
+        async for request in requests:
+            return to_input(operation, request_type.FromString(request))
+        raise DecodeError("no message")
+
+    async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
         async with failures_as_status(operation.name, context, timeout):
-            result = await runner.run(operation, to_input(operation, request_type.FromString(request)))
+            result = await runner.run(operation, await read(requests))
             return result.encoded(encode)
 
-    async def stream(request: bytes, context: Context) -> None:
+    async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
         async with (
             failures_as_status(operation.name, context, timeout),
-            aclosing(runner.stream(operation, to_input(operation, request_type.FromString(request)))) as items,
+            aclosing(runner.stream(operation, await read(requests))) as items,
         ):
             async for item in items:
                 if isinstance(item, str):

@@ -9,19 +9,18 @@ import asyncio
 import base64
 import binascii
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, NoReturn
 
 import httpx
 
 from src.errors import InvalidInput
+from src.util.name_lookup import Address, NameLookup
 
-Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
@@ -63,17 +62,11 @@ def is_public(address: Address) -> bool:
     return address in _OPEN_IPV6 and not any(address in net for net in _CLOSED_IPV6)
 
 
-async def resolve(host: str, port: int) -> list[Address]:
-    """All addresses of a host name, or of an address in any spelling that the system knows. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(str(sockaddr[0])) for *_, sockaddr in found]
-
-
 class ImageFetcher:
     """Turns an image URL into a `data:` URL.
 
     Args:
-        resolve: Finds a host's addresses.
+        resolve: Finds a host's addresses; `NameLookup` when not given.
         is_allowed: Says which of them may be connected to.
         ports: The port allowed for each scheme.
         timeout: Seconds for everything, name resolution and redirects included.
@@ -84,14 +77,14 @@ class ImageFetcher:
     def __init__(
         self,
         *,
-        resolve: Resolve = resolve,
+        resolve: Resolve | None = None,
         is_allowed: Callable[[Address], bool] = is_public,
         ports: dict[str, int] = DEFAULT_PORTS,
         timeout: float = TIMEOUT,
         max_bytes: int = MAX_BYTES,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._resolve = resolve
+        self._resolve = resolve or NameLookup()
         self._is_allowed = is_allowed
         self._ports = ports
         self._timeout = timeout
@@ -104,6 +97,7 @@ class ImageFetcher:
         Raises:
             InvalidInput: the URL is refused, or no image can be had from it. A refused one sends no byte, and what
                 is said of it does not depend on what is there.
+            Overloaded: too many names are being looked up.
         """
         if url[:5].lower() == "data:":
             return self._checked_data_url(url)

@@ -5,8 +5,8 @@ caller of this module gets a usable response or one of the exceptions of `src.er
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +28,26 @@ USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin nev
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
+@dataclass(slots=True)
+class LlmCall:
+    """What is known of a call when it has ended."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    finish_reason: str = ""
+
+    def note(self, response: ModelResponse[Any]) -> None:
+        """Take over what the response tells."""
+        self.finish_reason = str(response.finish_reason or "")
+        if response.usage is not None:
+            self.input_tokens = int(response.usage.input_tokens or 0)
+            self.output_tokens = int(response.usage.output_tokens or 0)
+
+
+# Encloses a call; what it gets is filled in before it ends.
+Watcher = Callable[[LlmCall], AbstractContextManager[None]]
+
+
 class Llm:
     """The chosen model behind a bulkhead, a circuit breaker and a wall-clock limit, in this order.
 
@@ -36,10 +56,20 @@ class Llm:
         timeout: Seconds one call may take, its tool rounds and all chunks of a stream included.
         bulkhead: Bounds the calls under way.
         breaker: Refuses calls while the model fails; None: never.
+        watchers: Each encloses every call that is made, for metrics and traces.
     """
 
-    def __init__(self, ai: Genkit, *, timeout: float, bulkhead: Bulkhead, breaker: CircuitBreaker | None) -> None:
+    def __init__(
+        self,
+        ai: Genkit,
+        *,
+        timeout: float,
+        bulkhead: Bulkhead,
+        breaker: CircuitBreaker | None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
         self._ai = ai
+        self._watchers = watchers
         self._timeout = timeout
         self._bulkhead = bulkhead
         self._breaker = breaker
@@ -78,10 +108,13 @@ class Llm:
 
     async def _call(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
         async with self._bulkhead.place():
-            with self._breaker.call() if self._breaker else nullcontext():
-                return await self._bounded(generate, state)
+            with self._breaker.call() if self._breaker else nullcontext(), ExitStack() as watching:
+                call = LlmCall()
+                for watcher in self._watchers:
+                    watching.enter_context(watcher(call))
+                return await self._bounded(generate, state, call)
 
-    async def _bounded(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
+    async def _bounded(self, generate: "Generate", state: "_CallState", call: LlmCall) -> ModelResponse[Any]:
         token = _current_call.set(state)
         try:
             async with asyncio.timeout(self._timeout):
@@ -90,6 +123,7 @@ class Llm:
             raise TimedOut("The language model took longer than allowed.") from None
         finally:
             _current_call.reset(token)
+        call.note(response)
         raise_for_failure(response, state.upstream_wait)
         if state.schema is not None and not isinstance(response.output, state.schema):
             raise ModelFailed

@@ -36,6 +36,8 @@ def check_ports_free(settings: Settings) -> None:
     _check_port_free(settings.host, settings.port, "PORT", "--port")
     if settings.grpc_enabled:
         _check_port_free(settings.host, settings.grpc_port, "GRPC_PORT", "--grpc-port")
+    if settings.metrics_port:
+        _check_port_free(settings.host, settings.metrics_port, "METRICS_PORT", "--metrics-port")
 
 
 def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
@@ -76,6 +78,7 @@ def _granian(settings: Settings) -> None:
             header_read_timeout=settings.keep_alive_timeout * 1000, max_buffer_size=MAX_HEADER_BYTES
         ),
         http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES, max_concurrent_streams=MAX_STREAMS),
+        websockets=False,
         workers_kill_timeout=_seconds_to_stop(settings),
         log_level=LogLevels(settings.log_level),
         log_dictconfig=logging_config(settings),
@@ -98,6 +101,8 @@ def _uvicorn(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whose headers count is for TRUSTED_PROXIES alone to say
+        ws="none",
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=_seconds_to_stop(settings),
     )

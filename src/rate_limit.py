@@ -35,10 +35,22 @@ class Decision:
     retry_after: float
 
 
+@dataclass(frozen=True, slots=True)
+class BucketStats:
+    """Decisions since the process started."""
+
+    allowed: int
+    refused: int
+
+
 class BucketStore(Protocol):
     """Where the buckets are."""
 
     rate: Rate
+
+    def stats(self) -> BucketStats:
+        """A snapshot, for metrics."""
+        ...
 
     async def take(self, key: str, cost: int = 1) -> Decision:
         """Take `cost` tokens from the bucket of `key`, all or none."""
@@ -62,6 +74,11 @@ class MemoryBuckets:
         self._max = max_buckets
         self._interval = rate.seconds / rate.count
         self._arrivals: OrderedDict[str, float] = OrderedDict()  # least recently used first
+        self._allowed = self._refused = 0
+
+    def stats(self) -> BucketStats:
+        """A snapshot, for metrics."""
+        return BucketStats(self._allowed, self._refused)
 
     def __len__(self) -> int:
         return len(self._arrivals)
@@ -74,7 +91,9 @@ class MemoryBuckets:
         wait = after - now - self.rate.seconds
         # Floating point: the last token of a burst must not be refused for a rounding error.
         if wait > self._interval * 1e-6:
+            self._refused += 1
             return Decision(False, 0, wait)
+        self._allowed += 1
         self._arrivals[key] = after
         self._arrivals.move_to_end(key)
         self._forget(now)
@@ -111,7 +130,7 @@ class RateLimitMiddleware:
 
         async def telling(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *limits]
+                message = {**message, "headers": [*message.get("headers", ()), *limits]}
             await send(message)
 
         if decision.allowed:

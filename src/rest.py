@@ -4,7 +4,7 @@ FastAPI routes, and documents from the endpoints' types; the bytes of a request 
 written by pydantic directly, which is faster and refuses bad JSON of any kind in the one way clients know.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from http import HTTPStatus
 from typing import Any
@@ -14,6 +14,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -32,6 +33,14 @@ from src.util.request_id import request_id_of
 
 log = structlog.get_logger(__name__)
 
+# Ours sees the whole chain; FastAPI's would make a second span, and records what people sent.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
 SCHEMA_REF = "#/components/schemas/{model}"
 # What any operation may be answered with instead of its output.
@@ -65,6 +74,8 @@ def build_rest(
         docs_url="/docs" if settings.debug else None,
         redoc_url="/redoc" if settings.debug else None,
         openapi_url="/openapi.json" if settings.debug else None,
+        redirect_slashes=False,  # it would lead where the Host header says
+        telemetry=NO_TELEMETRY,
     )
     for operation in OPERATIONS:
         _add_operation(app, operation, runner)
@@ -238,11 +249,12 @@ class EventStream(Response):
             log.info("client left the stream", operation=self._operation.name)
 
     async def _send_events(self, scope: Scope, send: Send) -> None:
-        async for event in self._events(scope):
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        async with aclosing(self._events(scope)) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self, scope: Scope) -> AsyncIterator[bytes]:
+    async def _events(self, scope: Scope) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(self._runner.stream(self._operation, self._input)) as items:
                 async for item in items:

@@ -6,7 +6,8 @@ Both protocols use these models. Every input field has a default, so `{}` and an
 import base64
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 # The smallest valid PNG (1x1, transparent): a default image that needs no network.
 _DOT_PNG = base64.b64encode(
@@ -16,6 +17,16 @@ _DOT_PNG = base64.b64encode(
     )
 ).decode()
 
+
+def _not_blank(text: str) -> str:
+    """The flows strip free text: what is left of it must be something."""
+    if text.strip():
+        return text
+    raise PydanticCustomError("string_blank", "String should have a character that is no space")
+
+
+# Free text that the LLM can't do without.
+Said = Annotated[str, AfterValidator(_not_blank), Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
 Ability = Annotated[str, StringConstraints(max_length=200)]
 
 
@@ -64,7 +75,7 @@ class JokeResponse(Schema):
 
 
 class StoryRequest(Schema):
-    topic: str = Field("a brave cat", min_length=1, max_length=1000, description="What the story is about.")
+    topic: Said = Field("a brave cat", max_length=1000, description="What the story is about.")
 
 
 class StoryResponse(Schema):
@@ -72,7 +83,7 @@ class StoryResponse(Schema):
 
 
 class TranslateRequest(Schema):
-    text: str = Field("Hello, how are you?", min_length=1, max_length=10_000, description="Text to translate.")
+    text: Said = Field("Hello, how are you?", max_length=10_000, description="Text to translate.")
     target_language: str = Field("French", max_length=100, description="Language to translate into.")
 
 
@@ -120,9 +131,7 @@ class RpgCharacter(Schema):
 
 
 class ChatRequest(Schema):
-    question: str = Field(
-        "What is the best treasure?", min_length=1, max_length=5000, description="What to ask the captain."
-    )
+    question: Said = Field("What is the best treasure?", max_length=5000, description="What to ask the captain.")
 
 
 class ChatResponse(Schema):
@@ -131,8 +140,8 @@ class ChatResponse(Schema):
 
 
 class CodeRequest(Schema):
-    description: str = Field(
-        "a function that reverses a string", min_length=1, max_length=10_000, description="What the code should do."
+    description: Said = Field(
+        "a function that reverses a string", max_length=10_000, description="What the code should do."
     )
     language: str = Field(
         "python", max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Programming language to write it in."
@@ -147,9 +156,7 @@ class CodeResponse(Schema):
 
 
 class CodeReviewRequest(Schema):
-    code: str = Field(
-        "def add(a, b):\n    return a + b\n", min_length=1, max_length=50_000, description="Source code to review."
-    )
+    code: Said = Field("def add(a, b):\n    return a + b\n", max_length=50_000, description="Source code to review.")
     language: str | None = Field(
         None, max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Its language; guessed when absent."
     )

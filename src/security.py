@@ -31,7 +31,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
-from src.errors import PayloadTooLarge, TimedOut, as_service_error
+from src.errors import PayloadTooLarge, ServiceError, TimedOut, as_service_error
 from src.observability.failures import log_failure
 from src.rate_limit import BucketStore, RateLimitMiddleware
 from src.util.answer import Answer
@@ -112,12 +112,18 @@ class Edge:
         state = scope["state"]
         body = UnreadBody(receive) if may_be_unread(scope) else None
 
+        started = False
+
         async def completing(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
+                headers = message.get("headers", ())
                 if "hardened" not in state:
-                    message["headers"] = self._policy.apply(scope, message.get("headers", ()))
+                    headers = self._policy.apply(scope, headers)
                 if "identified" not in state:
-                    message["headers"] = identified(message["headers"], request_id)
+                    headers = identified(headers, request_id)
+                message = {**message, "headers": headers}
             elif body is not None and not message.get("more_body", False):
                 await body.discard()
             await send(message)
@@ -125,6 +131,11 @@ class Edge:
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self.app(scope, receive if body is None else body.receive, completing)
+        except Exception as error:  # of a layer outside of the one that answers exceptions
+            failure = as_service_error(error)
+            log_failure(failure, scope["path"])
+            if not started:
+                await Answer(completing).fail(scope, failure)
         finally:
             structlog.contextvars.reset_contextvars(**tokens)
 
@@ -142,17 +153,22 @@ class AccessLog:
             return
         began = time.perf_counter()
         status, size = CLIENT_GONE, 0
+        started = False
 
         async def counting(message: Message) -> None:
-            nonlocal status, size
+            nonlocal status, size, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
             else:
                 size += len(message.get("body", b""))
             await send(message)
 
         try:
             await self.app(scope, receive, counting)
+        except Exception:
+            if not started:
+                status = ServiceError.http_status
+            raise
         finally:
             write = access_log.debug if scope["path"] in PROBE_PATHS else access_log.info
             write(
@@ -175,8 +191,8 @@ class TrustedHost:
         self._checked = TrustedHostMiddleware(app, allowed_hosts=patterns or ["*"], www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_probe = scope["type"] == "http" and scope["path"] in PROBE_PATHS
-        await (self.app if is_probe else self._checked)(scope, receive, send)
+        is_checked = scope["type"] == "http" and scope["path"] not in PROBE_PATHS
+        await (self._checked if is_checked else self.app)(scope, receive, send)
 
 
 class Timeout:
@@ -239,7 +255,7 @@ class MaxBodySize:
                 raise
 
     def _is_too_long(self, length: str) -> bool:
-        return len(length) > MAX_LENGTH_DIGITS or (length.isdigit() and int(length) > self._max_bytes)
+        return len(length) > MAX_LENGTH_DIGITS or (length.isdecimal() and int(length) > self._max_bytes)
 
 
 class ExceptionHandler:
@@ -318,7 +334,7 @@ class SecurityHeaders:
 
         async def hardening(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = self._policy.apply(scope, message.get("headers", ()))
+                message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
                 scope.setdefault("state", {})["hardened"] = True
             await send(message)
 
@@ -339,7 +355,7 @@ class RequestId:
 
         async def identifying(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = identified(message.get("headers", ()), request_id)
+                message = {**message, "headers": identified(message.get("headers", ()), request_id)}
                 scope["state"]["identified"] = True
             await send(message)
 

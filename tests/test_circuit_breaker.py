@@ -134,7 +134,7 @@ def test_a_probe_that_hangs_gives_way_after_the_recovery_time_and_is_not_heard_a
     hanging.__enter__()
     clock.now += RECOVERY
     second.__enter__()
-    end(hanging, None)
+    end(hanging, ModelFailed())
     assert state(breaker) == State.HALF_OPEN, "the second probe decides"
     end(second, ModelFailed())
     assert state(breaker) == State.OPEN
@@ -150,6 +150,23 @@ def test_a_failed_probes_own_time_counts_as_recovery(breaker: CircuitBreaker, cl
     with pytest.raises(CircuitOpen) as refused:
         make(breaker)
     assert refused.value.retry_after == RECOVERY - 20
+
+
+def test_an_llm_slower_than_the_recovery_time_closes_the_circuit_when_it_answers(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    opened(breaker)
+    clock.now += RECOVERY
+    slow = breaker.call()
+    slow.__enter__()
+    clock.now += RECOVERY
+    later = breaker.call()
+    later.__enter__()
+    clock.now += 1
+    end(slow, None)
+    assert state(breaker) == State.CLOSED
+    end(later, ModelFailed())
+    assert breaker.stats().failures == 0, "it began before the circuit closed"
 
 
 def test_a_call_from_before_the_opening_says_nothing_of_the_state_after(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -168,11 +185,12 @@ def test_a_call_from_before_the_opening_says_nothing_of_the_state_after(breaker:
 
 @dataclass(frozen=True)
 class Call:
-    """A call under way: when it began, and in which life of the circuit (it begins anew with each change)."""
+    """A call under way: when it began, in which life of the circuit (it begins anew with each change), which probe."""
 
     manager: AbstractContextManager[None]
     began: float
     life: int
+    probe: int
 
 
 class BreakerModel(RuleBasedStateMachine):
@@ -187,6 +205,7 @@ class BreakerModel(RuleBasedStateMachine):
         self.failures_in_a_row = 0
         self.open_until: float | None = None
         self.probe_began: float | None = None
+        self.probes = 0
         self.openings = 0
         self.refusals = 0
 
@@ -212,9 +231,9 @@ class BreakerModel(RuleBasedStateMachine):
             return
         manager.__enter__()
         if self.open_until is not None:
-            self.life += 1
+            self.probes += 1
             self.probe_began = self.clock.now
-        self.calls.append(Call(manager, self.clock.now, self.life))
+        self.calls.append(Call(manager, self.clock.now, self.life, self.probes))
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), outcome=st.sampled_from([None, ContentBlocked(), *FAILURES, *NEUTRAL]))
@@ -228,6 +247,8 @@ class BreakerModel(RuleBasedStateMachine):
             if self.open_until is not None:
                 self.open_until = self.probe_began = None
                 self.life += 1
+        elif call.probe != self.probes:
+            return  # another probe has taken its place
         elif outcome in FAILURES:
             self.failures_in_a_row += 1
             if self.open_until is not None or self.failures_in_a_row >= THRESHOLD:

@@ -3,13 +3,15 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from src import connection
 from src.config import load_settings
-from src.connection import configure_httpx_defaults
+from src.connection import configure_httpx_defaults, provider_client
+from tests.standins.gemini import GeminiStandIn
 
 
 @pytest.fixture
@@ -34,6 +36,31 @@ def test_connecting_has_a_limit_of_its_own(deaf: str, monkeypatch: pytest.Monkey
 
     with pytest.raises(httpx.ConnectTimeout):
         asyncio.run(ask())
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_clients_who_leave_at_any_moment_cost_no_place_in_the_pool(is_streamed: bool) -> None:
+    settings = load_settings({"model": "offline/demo", "httpx_pool_max": 2, "httpx_pool_max_keepalive": 2})
+    method = "streamGenerateContent?alt=sse" if is_streamed else "generateContent"
+
+    async def scenario(upstream: GeminiStandIn) -> None:
+        url = f"{upstream.url}/v1beta/models/gemini-flash-latest:{method}"
+        async with provider_client(settings) as client:
+            for steps in range(80):
+                calls = [asyncio.create_task(client.post(url, json={})) for _ in range(3)]
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            async with asyncio.timeout(10):
+                assert (await client.post(url, json={})).status_code == 200
+            pool: Any = client._transport
+            assert pool._pool._requests == []
+            assert all(connection.is_idle() for connection in pool._pool.connections)
+
+    with GeminiStandIn() as upstream:
+        asyncio.run(scenario(upstream))
 
 
 def test_reading_may_take_as_long_as_the_call() -> None:

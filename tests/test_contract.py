@@ -213,3 +213,16 @@ def test_a_character_has_ten_abilities_at_most() -> None:
     character = OUTPUTS["generate_character"].model_dump()
     with pytest.raises(ValidationError):
         schemas.RpgCharacter.model_validate({**character, "abilities": ["a"] * 11})
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: str(operation.name))
+@pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0\u2003", "\x1c"])
+def test_text_that_the_llm_needs_is_not_blank(operation: Operation, blank: str) -> None:
+    needed = [
+        name
+        for name, field in operation.input.model_json_schema()["properties"].items()
+        if field.get("pattern") == r"\S"
+    ]
+    for name in needed:
+        with pytest.raises(ValidationError, match="no space"):
+            operation.input.model_validate({name: blank})

@@ -20,8 +20,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.errors import InvalidInput
-from src.image_fetch import Address, ImageFetcher, _parse, is_public
+from src.image_fetch import ImageFetcher, _parse, is_public
 from src.schemas import ImageRequest
+from src.util.name_lookup import Address
 
 PNG = b"\x89PNG\r\n"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()

@@ -11,7 +11,13 @@ from src.config import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PRODUCTION_DEFAULTS = {"host": "0.0.0.0", "log_format": "json", "model": "", "trusted_proxies": ""}
+PRODUCTION_DEFAULTS = {
+    "host": "0.0.0.0",
+    "log_format": "json",
+    "model": "",
+    "sentry_environment": "",
+    "trusted_proxies": "",
+}
 
 
 def default_of(name: str) -> str:

@@ -428,3 +428,71 @@ def test_debug_alone_lets_swagger_load() -> None:
         assert ("script-src 'unsafe-inline' https://cdn.jsdelivr.net" in policy) is is_let
         assert policy.startswith("default-src 'none'")
         assert "frame-ancestors 'none'" in policy
+
+
+async def started_only(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    if scope["path"] == "/hang":
+        await asyncio.Event().wait()
+    raise RuntimeError("secret detail")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 500), ("/hang", 504)])
+def test_a_failure_before_the_first_byte_is_still_told(path: str, status: int, logged: list[Any]) -> None:
+    answer = request(chain_without(None, started_only), path=path)
+    assert answer.status == status
+    assert b"secret" not in answer.body
+    [line] = [entry for entry in logged if entry["event"] == "request"]
+    assert line["status"] == status
+
+
+class BrokenBuckets(MemoryBuckets):
+    async def take(self, key: str, cost: int = 1) -> Any:
+        raise RuntimeError("secret detail")
+
+
+def test_a_bug_in_a_layer_is_answered_as_any_other(logged: list[Any]) -> None:
+    chosen = settings()
+    answer = request(wrap(bare, layers(chosen, BrokenBuckets(chosen.rate_limit)), chosen))
+    assert (answer.status, json.loads(answer.body)["type"]) == (500, "urn:problem:internal")
+    for name, value in REQUIRED.items():
+        assert answer.header(name) == [value]
+    [line] = [entry for entry in logged if entry["event"] == "request"]
+    assert line["status"] == 500
+
+
+def test_a_message_that_an_app_sends_again_and_again_gathers_nothing() -> None:
+    start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+
+    async def constant(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    app = chain_without(None, constant)
+    answers = [request(app, headers={"origin": "https://app.test"}) for _ in range(2)] + [request(app)]
+    assert start["headers"] == [(b"content-type", b"text/plain")]
+    for name in ("ratelimit", "x-request-id", "x-frame-options"):
+        assert [len(answer.header(name)) for answer in answers] == [1, 1, 1]
+    assert [len(answer.header("access-control-allow-origin")) for answer in answers] == [1, 1, 0]
+
+
+def test_a_client_that_does_not_read_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.util.answer.LAST_WORDS_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            if len(sent) > 2:
+                await asyncio.Event().wait()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        headers = [(b"host", b"api.test")]
+        scope: Scope = {"type": "http", "method": "GET", "path": "/sse-hang", "headers": headers, "scheme": "http"}
+        await chain_without(None, bare)({**scope, "client": ("192.0.2.7", 1)}, receive, send)
+        assert sent[-1]["body"].startswith(b"event: error")
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))

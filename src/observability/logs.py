@@ -5,11 +5,13 @@ import logging.config
 import os
 import sys
 import threading
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
 import orjson
 import structlog
+from pydantic import SecretStr
 from structlog.dev import RichTracebackFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -34,8 +36,17 @@ _COMMON: list[Processor] = [
 log = structlog.get_logger(__name__)
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send all logs of this process to stderr: a JSON object a line, or coloured text; uncaught exceptions too."""
+def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None:
+    """Send all logs of this process to stderr: a JSON object a line, or coloured text; uncaught exceptions too.
+
+    Args:
+        reports_bugs: Send bugs to Sentry as well, where it is asked for; only in a process that serves, because its
+            SDK loads gRPC, which must not be loaded in a parent of workers.
+
+    Raises:
+        ConfigError: Sentry is asked for and not installed.
+    """
+    reporters = [_start_reporting(settings.sentry_dsn, settings)] if reports_bugs and settings.sentry_dsn else []
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
     logging.config.dictConfig(logging_config(settings))
     for handler in logging.getLogger().handlers:
@@ -44,6 +55,7 @@ def configure_logging(settings: Settings) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             *_COMMON,
+            *reporters,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -113,6 +125,24 @@ def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict)
     if isinstance(error, BaseException):
         event["exception"] = quiet_traceback(error)
     return event
+
+
+def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
+    """A processor that sends what is logged as a bug to Sentry too."""
+    if find_spec("sentry_sdk") is None:
+        raise ConfigError("SENTRY_DSN='***': needs the extra 'sentry', which is not installed")
+    from src.observability.sentry import configure_sentry, report
+
+    configure_sentry(settings, dsn.get_secret_value())
+
+    def report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        error = event.get("exc_info")
+        if event["level"] in ("error", "critical") and isinstance(error, BaseException):
+            names = ("request_id", "operation", "trace_id")
+            report(error, **{name: str(event[name]) for name in names if name in event})
+        return event
+
+    return report_bug
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -2,13 +2,12 @@
 
 from typing import Any, cast
 
-import httpx
 from genkit import Plugin
 from genkit_google_genai import GoogleAI
 from google.genai.types import HttpOptionsDict
 
 from src.config import Settings
-from src.connection import configure_httpx_defaults
+from src.connection import provider_client
 from src.providers.one_model import OneModel
 
 
@@ -28,6 +27,6 @@ def _http_options(settings: Settings) -> HttpOptionsDict:
     """With a client of ours, which the SDK also prefers to aiohttp, should that ever be installed."""
     options: dict[str, Any] = {
         "timeout": settings.llm_timeout,
-        "httpx_async_client": httpx.AsyncClient(**configure_httpx_defaults(settings)),
+        "httpx_async_client": provider_client(settings),
     }
     return cast("HttpOptionsDict", options)  # the SDK knows the key, its type does not

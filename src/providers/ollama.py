@@ -5,7 +5,7 @@ from genkit import Plugin
 from genkit_ollama import Ollama
 
 from src.config import Settings
-from src.connection import configure_httpx_defaults
+from src.connection import configure_httpx_defaults, reclaiming
 from src.providers.one_model import OneModel
 
 
@@ -22,6 +22,8 @@ class _Ollama(Ollama):
         super().__init__(server_address=settings.ollama_base_url)
 
     def _make_client(self, headers: dict[str, str] | None = None) -> ollama.AsyncClient:
-        return ollama.AsyncClient(
+        client = ollama.AsyncClient(
             self.server_address, headers=self.request_headers if headers is None else headers, **self._connections
         )
+        reclaiming(client._client)
+        return client

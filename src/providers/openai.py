@@ -1,11 +1,10 @@
 """OpenAI, and any server that speaks its chat completions API (vLLM, LiteLLM, llama.cpp, ...)."""
 
-import httpx
 from genkit import Plugin
 from genkit_openai import OpenAI
 
 from src.config import Settings
-from src.connection import configure_httpx_defaults
+from src.connection import provider_client
 from src.providers.one_model import OneModel
 
 
@@ -16,7 +15,7 @@ def plugin(settings: Settings) -> Plugin:
         OpenAI(
             api_key=key.get_secret_value() if key else "none",  # the client insists on one, local servers don't
             base_url=settings.openai_base_url,
-            http_client=httpx.AsyncClient(**configure_httpx_defaults(settings)),
+            http_client=provider_client(settings),
             max_retries=0,
         )
     )

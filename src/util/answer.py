@@ -1,29 +1,46 @@
 """Failures as HTTP answers, at any point of a response."""
 
+import asyncio
+from contextlib import suppress
+
 import orjson
 from starlette.types import Message, Scope, Send
 
 from src.errors import ServiceError
 from src.util.request_id import request_id_of
 
+LAST_WORDS_SECONDS = 1.0  # for a client that reads; one that does not must not hold the request
+
 
 class Answer:
-    """What has left of one response, and how to end it when something fails on the way."""
+    """What has left of one response, and how to end it when something fails on the way.
+
+    A response's start waits for its first body, so that a failure between them can still be told; that of server-sent
+    events leaves at once.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._held: Message | None = None
         self._started = self._ended = self._is_event_stream = False
 
     async def send(self, message: Message) -> None:
         """Pass a message on, and remember it."""
         if message["type"] == "http.response.start":
-            self._started = True
             self._is_event_stream = any(
                 name == b"content-type" and value.startswith(b"text/event-stream")
                 for name, value in message.get("headers", ())
             )
+            if not self._is_event_stream:
+                self._held = message
+                return
+            self._started = True
         elif message["type"] == "http.response.body":
             self._ended = not message.get("more_body", False)
+            if self._held is not None:
+                start, self._held = self._held, None
+                self._started = True
+                await self._send(start)
         await self._send(message)
 
     async def fail(self, scope: Scope, failure: ServiceError) -> None:
@@ -33,6 +50,7 @@ class Answer:
         """
         problem = orjson.dumps(failure.problem(request_id_of(scope)))
         if not self._started:
+            self._held = None
             headers = [
                 (b"content-type", b"application/problem+json"),
                 (b"content-length", str(len(problem)).encode()),
@@ -41,4 +59,7 @@ class Answer:
             await self._send({"type": "http.response.start", "status": failure.http_status, "headers": headers})
             await self._send({"type": "http.response.body", "body": problem})
         elif self._is_event_stream and not self._ended:
-            await self._send({"type": "http.response.body", "body": b"event: error\ndata: " + problem + b"\n\n"})
+            event = b"event: error\ndata: " + problem + b"\n\n"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await self._send({"type": "http.response.body", "body": event})

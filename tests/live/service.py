@@ -31,11 +31,12 @@ COMMANDS: dict[str, list[str]] = {
     "granian": [
         *(str(BIN / "granian"), "--interface", "asgi", "--factory", "src.asgi:create_app"),
         *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--workers-kill-timeout", "11"),
-        *("--log-config", "logging.json"),
+        *("--log-config", "logging.json", "--no-ws"),
     ],
     "uvicorn": [
         *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
         *("--no-server-header", "--timeout-graceful-shutdown", "11", "--log-config", "logging.json"),
+        *("--no-proxy-headers", "--ws", "none"),
     ],
     "hypercorn": [
         *(str(BIN / "hypercorn"), "--config", "hypercorn.toml", "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"),

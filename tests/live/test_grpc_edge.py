@@ -1,5 +1,6 @@
 """The edge of the gRPC side: ids, log lines, limits, and nothing of ours in a status."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,3 +123,37 @@ def test_an_rpc_has_the_same_time_limit_as_a_request() -> None:
         assert failure(slow.stub.TellStory, pb.StoryRequest()).code() == grpc.StatusCode.DEADLINE_EXCEEDED
         answer = slow.http.post("/tell-story/stream", json={})
         assert '"status":504' in answer.text.rpartition("event: error")[2]
+
+
+@pytest.mark.parametrize("method", ["TellJoke", "TellStory"])
+def test_an_rpc_whose_message_never_comes_is_timed_out_and_logged(method: str) -> None:
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait()
+        yield from ()
+
+    name = f"/genkit.sample.v1.GenkitService/{method}"
+    with Service(REQUEST_TIMEOUT="0.5", RATE_LIMIT_DEFAULT="1/hour") as service:
+        metadata = (("x-request-id", "stalled-1"),)
+        error = failure(service.channel.stream_stream(name), nothing(), metadata=metadata, timeout=10)
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert service.access_line("stalled-1")["code"] == "DEADLINE_EXCEEDED"
+        error = failure(service.channel.stream_stream(name), nothing(), timeout=10)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        never.set()
+
+
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", JOKE, "/genkit.sample.v1.GenkitService/TellStory"])
+def test_a_message_that_is_none_is_the_clients_mistake(service: Service, method: str) -> None:
+    metadata = (("x-request-id", "garbage-1"),)
+    error = failure(service.channel.unary_stream(method), b"\xff\xff\xff", metadata=metadata)
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "DecodeError" not in str(error)
+
+
+def test_an_oversized_message_is_logged(service: Service) -> None:
+    metadata = (("x-request-id", "oversized-1"),)
+    error = failure(service.channel.unary_stream(JOKE), b"x" * 1_100_000, metadata=metadata)
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert service.access_line("oversized-1")["method"] == JOKE

@@ -122,3 +122,30 @@ def test_a_fresh_connection_to_any_worker_answers(service: Service) -> None:
             f"127.0.0.1:{service.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
             assert GenkitServiceStub(channel).Health(pb.HealthRequest()).status == "ok"
+
+
+def test_forwarding_headers_of_nobody_are_not_believed(service: Service) -> None:
+    headers = {"x-forwarded-for": "203.0.113.7", "x-forwarded-proto": "https", "x-request-id": "forged-1"}
+    answer = service.http.get("/nowhere", headers=headers)
+    assert "strict-transport-security" not in answer.headers
+    assert service.access_line("forged-1")["client"] == "127.0.0.1"
+
+
+def test_a_websockets_handshake_is_a_request_like_any_other(service: Service) -> None:
+    headers = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "x-request-id": "handshake-1",
+    }
+    with httpx.Client(base_url=service.rest_url, trust_env=False) as client:
+        answer = client.get("/nowhere", headers=headers)
+    assert answer.status_code == 404
+    assert answer.headers.get_list("x-frame-options") == ["DENY"]
+    assert "granian" not in str(answer.headers)
+    assert service.access_line("handshake-1")["status"] == 404
+
+
+def test_a_trailing_slash_leads_nowhere(service: Service) -> None:
+    assert service.http.post("/tell-joke/", json={}).status_code == 404

@@ -1,0 +1,278 @@
+"""Metrics in Prometheus' form, on a port of their own, the same whichever worker is asked.
+
+Names follow the semantic conventions of OpenTelemetry where these have one. All labels come from sets that are fixed
+when the process starts: no client can add one. Import it after `metrics_store.join_store`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.cache import CacheStats, FlowCache
+from src.circuit_breaker import BreakerStats, CircuitBreaker, State
+from src.errors import as_service_error
+from src.grpc_errors import Context
+from src.grpc_interceptors import PROBE_METHODS, around, code_of
+from src.llm import LlmCall
+from src.operations import OPERATIONS
+from src.rate_limit import BucketStats, BucketStore
+from src.util.probes import PROBE_PATHS
+
+log = structlog.get_logger(__name__)
+
+SAMPLE_SECONDS = 1.0
+OTHER = "other"
+ROUTES = frozenset(operation.path for operation in OPERATIONS) | PROBE_PATHS
+RPCS = frozenset(f"/genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS) | PROBE_METHODS
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+STATES = (State.CLOSED, State.HALF_OPEN, State.OPEN)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The parts whose own counts are read once a second."""
+
+    buckets: BucketStore
+    breaker: CircuitBreaker | None
+    cache: "FlowCache[Any] | None"
+
+
+class Metrics:
+    """All metrics of one process.
+
+    Args:
+        model: The LLM's name.
+        watched: What is sampled.
+        store: The lock on the workers' files, held as long as this lives.
+    """
+
+    def __init__(self, *, model: str, watched: Watched, store: IO[bytes]) -> None:
+        registry = CollectorRegistry()  # unread: the files are
+        self._store = store
+        self._model = model
+        self._watched = watched
+        self._requests = Histogram(
+            "http_server_request_duration_seconds",
+            "Duration of requests over REST.",
+            ("http_request_method", "http_route", "http_response_status_code"),
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._rpc_calls = Histogram(
+            "rpc_server_call_duration_seconds",
+            "Duration of RPCs.",
+            ("rpc_method", "rpc_response_status_code"),
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._active = Gauge(
+            "server_active_requests",
+            "Requests and RPCs under way.",
+            ("protocol",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._llm_calls = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Duration of LLM calls, tool rounds included.",
+            ("gen_ai_request_model", "outcome"),
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._llm_tokens = Counter(
+            "gen_ai_client_tokens",
+            "Tokens that the LLM read and wrote.",
+            ("gen_ai_request_model", "gen_ai_token_type"),
+            registry=registry,
+        )
+        self._decisions = Counter(
+            "rate_limit_decisions", "Requests and RPCs by the rate limit.", ("decision",), registry=registry
+        )
+        self._breaker_state = Gauge(
+            "circuit_breaker_state",
+            "The worst of all workers: 0 closed, 1 half-open, 2 open.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._breaker_opened = Counter("circuit_breaker_opened", "Openings of the circuit.", registry=registry)
+        self._breaker_refused = Counter(
+            "circuit_breaker_refused", "Calls that the open circuit refused.", registry=registry
+        )
+        self._cache_results = Counter("cache_lookups", "Look-ups in the cache.", ("result",), registry=registry)
+        self._cache_entries = Gauge(
+            "cache_entries", "Answers in the cache.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._loop_lag = Gauge(
+            "event_loop_lag_seconds",
+            "How late the event loop came to a task that was due, in the last second; the worst of all workers.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._last_buckets = BucketStats(0, 0)
+        self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
+        self._last_cache = CacheStats(0, 0, 0, 0)
+
+    @contextmanager
+    def request(self, method: str, path: str) -> Iterator[Callable[[int], None]]:
+        """Encloses a request; takes its status."""
+        status = 499
+        began = time.perf_counter()
+        active = self._active.labels("http")
+        active.inc()
+
+        def note(code: int) -> None:
+            nonlocal status
+            status = code
+
+        try:
+            yield note
+        finally:
+            active.dec()
+            method = method if method in METHODS else OTHER
+            route = path if path in ROUTES else OTHER
+            self._requests.labels(method, route, status).observe(time.perf_counter() - began)
+
+    @asynccontextmanager
+    async def rpc(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Encloses an RPC."""
+        code = "OK"
+        began = time.perf_counter()
+        active = self._active.labels("grpc")
+        active.inc()
+        try:
+            yield
+        except BaseException as error:
+            code = code_of(error, context)
+            raise
+        finally:
+            active.dec()
+            name = method.removeprefix("/") if method in RPCS else OTHER
+            self._rpc_calls.labels(name, code).observe(time.perf_counter() - began)
+
+    @contextmanager
+    def llm_call(self, call: LlmCall) -> Iterator[None]:
+        """Encloses an LLM call."""
+        outcome = "ok"
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            outcome = as_service_error(error).slug
+            raise
+        except BaseException:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._llm_calls.labels(self._model, outcome).observe(time.perf_counter() - began)
+            self._llm_tokens.labels(self._model, "input").inc(call.input_tokens)
+            self._llm_tokens.labels(self._model, "output").inc(call.output_tokens)
+
+    @asynccontextmanager
+    async def served(self, host: str, port: int) -> AsyncIterator[None]:
+        """Sample, and serve at this address, for as long as the process does."""
+        sampling = asyncio.create_task(self._keep_sampling(host, port))
+        try:
+            yield
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
+            self.sample()
+            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+    async def _keep_sampling(self, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        server = None
+        try:
+            while True:
+                # One worker has the port; when it has gone, another takes it over.
+                server = server or _listen(host, port)
+                due = loop.time() + SAMPLE_SECONDS
+                await asyncio.sleep(SAMPLE_SECONDS)
+                self._loop_lag.set(max(0.0, loop.time() - due))
+                self.sample()
+        finally:
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+
+    def sample(self) -> None:
+        """Take over what the watched parts have counted since the last time."""
+        buckets, before = self._watched.buckets.stats(), self._last_buckets
+        self._decisions.labels("allowed").inc(buckets.allowed - before.allowed)
+        self._decisions.labels("refused").inc(buckets.refused - before.refused)
+        self._last_buckets = buckets
+        if self._watched.breaker is not None:
+            self._sample_breaker(self._watched.breaker.stats())
+        if self._watched.cache is not None:
+            self._sample_cache(self._watched.cache.stats())
+
+    def _sample_breaker(self, now: BreakerStats) -> None:
+        self._breaker_state.set(STATES.index(now.state))
+        self._breaker_opened.inc(now.opened - self._last_breaker.opened)
+        self._breaker_refused.inc(now.refused - self._last_breaker.refused)
+        self._last_breaker = now
+
+    def _sample_cache(self, now: CacheStats) -> None:
+        before = self._last_cache
+        self._cache_results.labels("hit").inc(now.hits - before.hits)
+        self._cache_results.labels("miss").inc(now.misses - before.misses)
+        self._cache_results.labels("shared").inc(now.shared - before.shared)
+        self._cache_entries.set(now.entries)
+        self._last_cache = now
+
+
+def _listen(host: str, port: int) -> Any:
+    """A server of all workers' metrics, in a thread; None while another process has the port."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    with suppress(OSError):
+        server, _ = start_http_server(port, host, registry)
+        return server
+    return None
+
+
+class Measured:
+    """Measures every request, around the whole chain."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with self._metrics.request(scope["method"], scope["path"]) as note_status:
+
+            async def noting(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    note_status(message["status"])
+                await send(message)
+
+            await self.app(scope, receive, noting)
+
+
+class GrpcMetricsInterceptor(grpc.aio.ServerInterceptor):
+    """Measures every RPC."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        return around(handler, lambda context: self._metrics.rpc(handler_call_details.method, context))

@@ -1,0 +1,44 @@
+"""Where the worker processes of one service add up their metrics: files in a directory that they share."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO
+
+
+def join_store(port: int) -> IO[bytes]:
+    """Share the directory of the service whose metrics are at `port`, whoever started its workers.
+
+    The first worker finds nobody there, and empties it; a worker that is started again later finds the counts of the
+    one before it. It must be called before `prometheus_client` is imported, which looks for the directory then.
+
+    Returns:
+        The file whose lock says that this process lives; it has to stay open as long.
+
+    Raises:
+        OSError: the directory belongs to somebody else, or can't be written.
+    """
+    directory = Path(tempfile.gettempdir()) / f"genkit-service-metrics-{os.getuid()}-{port}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise PermissionError(13, "belongs to somebody else", str(directory))
+    lock = (directory / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        _empty(directory)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    return lock
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()

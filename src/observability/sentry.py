@@ -1,0 +1,84 @@
+"""Bugs of ours go to Sentry, without personal data; expected refusals don't."""
+
+from typing import Any, cast
+
+import sentry_sdk
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.integrations.starlette import StarletteIntegration
+from sentry_sdk.types import Event, Hint
+
+from src.config import Settings
+from src.observability.redaction import HIDDEN, Redactor
+
+# What an event is sent with; what else there is comes from a request or a process' environment.
+KEPT = frozenset(
+    {
+        *("event_id", "timestamp", "start_timestamp", "platform", "level", "type", "transaction", "transaction_info"),
+        *("environment", "release", "exception", "tags", "contexts", "spans", "measurements", "sdk", "logger"),
+    }
+)
+CONTEXTS_KEPT = frozenset({"trace", "runtime", "os"})
+FRAME_KEPT = frozenset({"filename", "abs_path", "function", "module", "lineno", "in_app"})
+
+
+def configure_sentry(settings: Settings, dsn: str) -> None:
+    """Start Sentry's SDK; it finds frameworks and gRPC by itself. No network is touched."""
+    redactor = Redactor(settings.secrets)
+
+    def strip(event: Event, _hint: Hint) -> Event:
+        return cast(Event, stripped(cast(dict[str, Any], event), redactor))
+
+    sentry_sdk.init(
+        dsn=dsn,
+        environment=settings.sentry_environment or None,
+        traces_sample_rate=settings.sentry_traces_sample_rate,
+        send_default_pii=False,
+        include_local_variables=False,
+        include_source_context=False,
+        max_request_body_size="never",
+        max_breadcrumbs=0,
+        server_name="",
+        before_send=strip,
+        before_send_transaction=strip,
+        integrations=[
+            # What is worth an event is known where it is logged, and says so itself.
+            LoggingIntegration(level=None, event_level=None),
+            StarletteIntegration(failed_request_status_codes=set()),
+        ],
+    )
+
+
+def report(error: BaseException, **tags: str) -> None:
+    """Send a bug."""
+    with sentry_sdk.new_scope() as scope:
+        scope.set_tags(tags)
+        scope.capture_exception(error)
+
+
+def stripped(event: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """What may leave of an event: no header, body, query, variable, message of an exception or known secret."""
+    kept: dict[str, Any] = {name: value for name, value in event.items() if name in KEPT}
+    contexts = {name: value for name, value in event.get("contexts", {}).items() if name in CONTEXTS_KEPT}
+    kept["contexts"] = {**contexts, "trace": _without_data(contexts.get("trace", {}))}
+    if "spans" in kept:
+        kept["spans"] = [_without_data(span) for span in kept["spans"]]
+    for error in kept.get("exception", {}).get("values", []):
+        error["value"] = HIDDEN
+        frames = (error.get("stacktrace") or {}).get("frames", [])
+        frames[:] = [{name: value for name, value in frame.items() if name in FRAME_KEPT} for frame in frames]
+        error.get("mechanism", {}).pop("data", None)
+    return cast(dict[str, Any], _redacted(kept, redactor))
+
+
+def _without_data(span: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in span.items() if name not in ("data", "description", "tags")}
+
+
+def _redacted(value: Any, redactor: Redactor) -> Any:
+    if isinstance(value, str):
+        return redactor.text(value)
+    if isinstance(value, dict):
+        return {name: _redacted(item, redactor) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item, redactor) for item in value]
+    return value

@@ -1,0 +1,268 @@
+"""Traces by OpenTelemetry: one span for each request, RPC and LLM call, around those of Genkit and of httpx.
+
+Imported only when an exporter was found. Names and attributes follow OpenTelemetry's semantic conventions (http, rpc,
+gen_ai). What people sent and what the LLM said stays out of every span.
+"""
+
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+import structlog
+from opentelemetry import propagate, trace
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.errors import as_service_error
+from src.grpc_errors import Context
+from src.grpc_interceptors import PROBE_METHODS, around, code_of
+from src.llm import LlmCall
+from src.operations import OPERATIONS
+from src.util.probes import PROBE_PATHS
+
+FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
+SERVER_ERROR = 500
+PROVIDERS = {"googleai": "gcp.gemini", "openai": "openai", "ollama": "ollama", "offline": "offline"}
+# Of Genkit's attributes those that say what ran; the others hold inputs, outputs and the words of exceptions.
+GENKIT_KEPT = frozenset(
+    f"genkit:{name}" for name in ("name", "path", "type", "state", "isRoot", "metadata:subtype", "metadata:flow:name")
+)
+ROUTES = frozenset(operation.path for operation in OPERATIONS)
+# Codes that are the server's fault (OpenTelemetry's conventions for RPCs).
+SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+
+
+def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
+    """Make the process' tracer provider, once; sampling is as the `OTEL_TRACES_SAMPLER` variables say.
+
+    Args:
+        service: The service's name, unless `OTEL_SERVICE_NAME` gives another.
+        xray_ids: Make trace ids as AWS X-Ray wants them.
+    """
+    ids = None
+    if xray_ids:
+        from opentelemetry.sdk.extension.aws.trace import AwsXRayIdGenerator
+
+        ids = AwsXRayIdGenerator()
+    name = os.environ.get("OTEL_SERVICE_NAME") or service
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), id_generator=ids)
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def instrument_httpx() -> None:
+    """Have httpx make a span of each request, the SDKs' included, and pass the trace on."""
+    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+    HTTPXClientInstrumentor().instrument()
+
+
+def export_to(provider: TracerProvider, exporter: SpanExporter) -> None:
+    """Send the provider's spans there, in batches, from a thread."""
+    provider.add_span_processor(BatchSpanProcessor(Quiet(exporter)))
+
+
+def flush(provider: TracerProvider) -> None:
+    """Send what is left, and stop; a collector that hangs is given up after two seconds."""
+    thread = threading.Thread(target=provider.shutdown, daemon=True)
+    thread.start()
+    thread.join(FLUSH_SECONDS)
+
+
+class Quiet(SpanExporter):
+    """Exports spans without what people sent, and without anybody's words."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export copies of the spans."""
+        return self._exporter.export([quiet(span) for span in spans])
+
+    def shutdown(self) -> None:
+        """Close the exporter."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what is waiting."""
+        return self._exporter.force_flush(timeout_millis)
+
+
+def quiet(span: ReadableSpan) -> ReadableSpan:
+    """A copy of the span with types and places only."""
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=_quiet_attributes(span.attributes or {}),
+        events=[Event(event.name, _quiet_attributes(event.attributes or {}), event.timestamp) for event in span.events],
+        links=span.links,
+        kind=span.kind,
+        instrumentation_scope=span.instrumentation_scope,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
+
+
+def _quiet_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in attributes.items():
+        if name.startswith("genkit:") and name not in GENKIT_KEPT:
+            continue
+        if name in ("exception.message", "exception.stacktrace", "url.query"):
+            continue
+        kept[name] = value.partition("?")[0] if name in ("url.full", "http.url") else value
+    return kept
+
+
+class _HeaderGetter(Getter[Scope]):
+    """Reads the headers of an ASGI scope."""
+
+    def get(self, carrier: Scope, key: str) -> list[str] | None:
+        return [value.decode("latin-1") for name, value in carrier["headers"] if name == key.encode()] or None
+
+    def keys(self, carrier: Scope) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier["headers"]]
+
+
+class Traced:
+    """A server span around every request but health probes, around the whole chain."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._tracer = trace.get_tracer("src")
+        self._getter = _HeaderGetter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+            await self.app(scope, receive, send)
+            return
+        method = scope["method"]
+        attributes = {
+            "http.request.method": method,
+            "url.scheme": scope.get("scheme", "http"),
+            "url.path": scope["path"],
+            "network.protocol.version": scope.get("http_version", "1.1"),
+        }
+        route = scope["path"] if scope["path"] in ROUTES else None
+        if route:
+            attributes["http.route"] = route
+        with self._tracer.start_as_current_span(
+            f"{method} {route}" if route else method,
+            context=propagate.extract(scope, getter=self._getter),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+        ) as span:
+
+            async def noting(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    span.set_attribute("http.response.status_code", status)
+                    if status >= SERVER_ERROR:
+                        span.set_attribute("error.type", str(status))
+                        span.set_status(StatusCode.ERROR)
+                await send(message)
+
+            with _ids_in_log(span):
+                await self.app(scope, receive, noting)
+
+
+class GrpcTracingInterceptor(grpc.aio.ServerInterceptor):
+    """A server span around every RPC but health checks."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("src")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler_call_details.method in PROBE_METHODS:
+            return handler
+        return around(handler, lambda context: self._traced(handler_call_details.method, context))
+
+    @asynccontextmanager
+    async def _traced(self, method: str, context: Context) -> AsyncIterator[None]:
+        name = method.removeprefix("/")
+        carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        with self._tracer.start_as_current_span(
+            name,
+            context=propagate.extract(carrier),
+            kind=SpanKind.SERVER,
+            attributes={"rpc.system.name": "grpc", "rpc.method": name},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            code = "OK"
+            try:
+                with _ids_in_log(span):
+                    yield
+            except BaseException as error:
+                code = code_of(error, context)
+                raise
+            finally:
+                span.set_attribute("rpc.response.status_code", code)
+                if code in SERVER_FAULTS:
+                    span.set_attribute("error.type", code)
+                    span.set_status(StatusCode.ERROR)
+
+
+@contextmanager
+def _ids_in_log(span: trace.Span) -> Iterator[None]:
+    """Bind the span's ids to the log lines of this request."""
+    ids = span.get_span_context()
+    with structlog.contextvars.bound_contextvars(
+        trace_id=trace.format_trace_id(ids.trace_id), span_id=trace.format_span_id(ids.span_id)
+    ):
+        yield
+
+
+class LlmTracing:
+    """A client span around every LLM call (semantic conventions for generative AI).
+
+    Args:
+        provider: Of this service's settings: googleai, openai, ollama, offline.
+        model: The provider's name of the model.
+    """
+
+    def __init__(self, provider: str, model: str) -> None:
+        self._tracer = trace.get_tracer("src")
+        self._name = f"chat {model}"
+        self._attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": PROVIDERS[provider],
+            "gen_ai.request.model": model,
+        }
+
+    @contextmanager
+    def __call__(self, call: LlmCall) -> Iterator[None]:
+        """Encloses one call."""
+        with self._tracer.start_as_current_span(
+            self._name,
+            kind=SpanKind.CLIENT,
+            attributes=self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                span.set_attribute("error.type", as_service_error(error).slug)
+                span.set_status(StatusCode.ERROR)
+                raise
+            finally:
+                span.set_attribute("gen_ai.usage.input_tokens", call.input_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", call.output_tokens)
+                if call.finish_reason:
+                    span.set_attribute("gen_ai.response.finish_reasons", [call.finish_reason])

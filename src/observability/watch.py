@@ -1,0 +1,104 @@
+"""What watches the service from outside: metrics and traces, where they are on.
+
+What is off is not imported, and wraps nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp
+
+from src.config import Settings, exit_with
+from src.llm import Watcher
+
+if TYPE_CHECKING:
+    import grpc
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from src.cache import FlowCache
+    from src.circuit_breaker import CircuitBreaker
+    from src.observability.metrics import Metrics
+    from src.rate_limit import BucketStore
+
+
+@dataclass
+class Watch:
+    """Metrics and traces of one process.
+
+    Attributes:
+        llm_calls: Enclose each call of the LLM.
+        layers: Around the whole chain, outermost last.
+    """
+
+    settings: Settings
+    metrics: "Metrics | None" = None
+    traces: "TracerProvider | None" = None
+    llm_calls: list[Watcher] = field(default_factory=list)
+    layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+
+    def requests(self, app: ASGIApp) -> ASGIApp:
+        """`app` with every request watched."""
+        for layer in self.layers:
+            app = layer(app)
+        return app
+
+    def rpcs(self) -> "list[grpc.aio.ServerInterceptor]":
+        """The interceptors that watch every RPC, outermost first."""
+        interceptors: list[grpc.aio.ServerInterceptor] = []
+        if self.traces is not None:
+            from src.observability.traces import GrpcTracingInterceptor
+
+            interceptors.append(GrpcTracingInterceptor())
+        if self.metrics is not None:
+            from src.observability.metrics import GrpcMetricsInterceptor
+
+            interceptors.append(GrpcMetricsInterceptor(self.metrics))
+        return interceptors
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From start-up to the end of the last request; what is left of the spans is sent then."""
+        try:
+            if self.metrics is None:
+                yield
+            else:
+                async with self.metrics.served(self.settings.host, self.settings.metrics_port):
+                    yield
+        finally:
+            if self.traces is not None:
+                from src.observability.traces import flush
+
+                await asyncio.to_thread(flush, self.traces)
+
+
+def build_watch(
+    settings: Settings,
+    traces: "TracerProvider | None",
+    buckets: "BucketStore",
+    breaker: "CircuitBreaker | None",
+    cache: "FlowCache[Any] | None",
+) -> Watch:
+    """What the settings turn on, and the traces where there are any."""
+    watch = Watch(settings, traces=traces)
+    if settings.metrics_port:
+        from src.observability.metrics_store import join_store
+
+        try:
+            lock = join_store(settings.metrics_port)
+        except OSError as error:
+            exit_with(f"METRICS_PORT={settings.metrics_port}: no place for the counts of all workers: {error}")
+        from src.observability.metrics import Measured, Metrics, Watched
+
+        metrics = Metrics(model=settings.model, watched=Watched(buckets, breaker, cache), store=lock)
+        watch.metrics = metrics
+        watch.llm_calls.append(metrics.llm_call)
+        watch.layers.append(lambda app: Measured(app, metrics))
+    if traces is not None:
+        from src.observability.traces import LlmTracing, Traced
+
+        watch.llm_calls.append(LlmTracing(settings.model_provider, settings.model_name))
+        watch.layers.append(Traced)
+    return watch

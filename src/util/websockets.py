@@ -1,0 +1,33 @@
+"""Requests for a websocket, of which this service has none, answered like any other request."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+def websockets_as_http(app: ASGIApp) -> ASGIApp:
+    """`app` with the handshake of a websocket put to it as the GET that it is.
+
+    Otherwise a server makes the refusal itself: without a header, an id or a line in the log, and as often as asked.
+    Servers that can be told to have no websockets never come here.
+    """
+
+    async def with_handshakes(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await app(scope, receive, send)
+            return
+        can_answer = "websocket.http.response" in scope.get("extensions", {})
+
+        async def no_body() -> Message:
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            return {"type": "http.disconnect"}
+
+        async def answer(message: Message) -> None:
+            if can_answer:
+                await send({**message, "type": message["type"].replace("http.", "websocket.http.", 1)})
+
+        scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
+        await app({**scope, "type": "http", "method": "GET", "scheme": scheme}, no_body, answer)
+        if not can_answer:
+            await send({"type": "websocket.close", "code": 1000})
+
+    return with_handshakes

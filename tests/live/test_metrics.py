@@ -1,0 +1,126 @@
+"""Metrics: exact, the same whichever worker answers, and none whose labels a client could make up."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from src.generated import service_pb2 as pb
+from tests.live.service import COMMANDS, ROOT, Service, free_port
+from tests.standins import gemini
+from tests.standins.gemini import GeminiStandIn
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn() as standin:
+        yield standin
+
+
+def scraped(port: int) -> Samples:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of all samples of that name that have these labels."""
+    return sum(number for (found, has), number in samples.items() if found == name and frozenset(labels.items()) <= has)
+
+
+def eventually(port: int, check: Any) -> Samples:
+    """The metrics, once `check` holds for them: some are sampled once a second."""
+    deadline = time.monotonic() + 10
+    while True:
+        samples = scraped(port)
+        if check(samples):
+            return samples
+        assert time.monotonic() < deadline, samples
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["python -m src, 2 workers", "gunicorn, 2 workers", "python -m src, uvicorn"])
+def test_counts_are_exact_over_all_workers(name: str, upstream: GeminiStandIn) -> None:
+    port = free_port()
+    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    with Service(COMMANDS[name], **model, METRICS_PORT=str(port)) as service:
+        for number in range(40):
+            # A connection each, so that all workers get some.
+            httpx.post(f"{service.rest_url}/chat", json={"question": str(number)}, trust_env=False)
+        httpx.post(f"{service.rest_url}/chat", json={"question": ""}, trust_env=False)
+        for path in ("/a", "/b", "/c?x=1"):
+            httpx.request("BREW", f"{service.rest_url}{path}", trust_env=False)
+        for _ in range(7):
+            list(service.stub.TellStory(pb.StoryRequest()))
+        with pytest.raises(grpc.RpcError):
+            list(service.channel.unary_stream("/made.Up/Method")(b""))  # type: ignore[arg-type]
+        with httpx.Client(base_url=service.rest_url, trust_env=False) as one_worker:
+            for _ in range(3):
+                one_worker.post("/translate", json={"text": "hello"})
+        upstream.script(gemini.error(503))
+        httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False)
+        allowed = 40 + 1 + 3 + 7 + 1 + 3 + 1
+        samples = eventually(port, lambda found: value(found, "rate_limit_decisions_total") == allowed)
+        requests = "http_server_request_duration_seconds_count"
+        chat = {"http_request_method": "POST", "http_route": "/chat"}
+        assert value(samples, requests, **chat, http_response_status_code="200") == 40
+        assert value(samples, requests, **chat, http_response_status_code="422") == 1
+        assert value(samples, requests, **chat, http_response_status_code="502") == 1
+        assert value(samples, requests, http_request_method="other", http_route="other") == 3
+        story = "genkit.sample.v1.GenkitService/TellStory"
+        assert value(samples, "rpc_server_call_duration_seconds_count", rpc_method=story) == 7
+        assert value(samples, "rpc_server_call_duration_seconds_count", rpc_method="other") == 1
+        assert value(samples, "rate_limit_decisions_total", decision="allowed") == allowed
+        assert value(samples, "gen_ai_client_operation_duration_seconds_count", outcome="ok") == 40 + 7 + 1
+        assert value(samples, "gen_ai_client_operation_duration_seconds_count", outcome="model-failed") == 1
+        assert value(samples, "gen_ai_client_tokens_total", gen_ai_token_type="input") == 7 * 48
+        assert value(samples, "gen_ai_client_tokens_total", gen_ai_token_type="output") == 5 * 48
+        assert value(samples, "cache_lookups_total", result="hit") == 2
+        assert value(samples, "cache_lookups_total", result="miss") == 1
+        assert value(samples, "circuit_breaker_state") == 0
+        assert value(samples, "server_active_requests") == 0
+        assert value(samples, "event_loop_lag_seconds") < 5
+        check_dashboards(samples)
+        service.terminate()
+        assert service.wait() == 0
+    with pytest.raises(httpx.ConnectError):
+        scraped(port)
+
+
+def check_dashboards(samples: Samples) -> None:
+    """Every series that the dashboard and the alerts name is there."""
+    known = {name for name, _ in samples}
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += re.findall(r"expr: (.*)", Path(ROOT / "deploy/grafana/alerts.yaml").read_text())
+    series = r"\b[a-z_]+_(?:total|bucket|count|sum|seconds|state|entries|requests)\b"
+    named = {name for query in queries for name in re.findall(series, query)}
+    assert named
+    assert named <= known, named - known
+
+
+def test_a_service_started_anew_counts_from_nothing() -> None:
+    port = free_port()
+    for _ in range(2):
+        with Service(METRICS_PORT=str(port)) as service:
+            service.http.post("/chat", json={})
+            chats = {"http_route": "/chat"}
+            samples = eventually(port, lambda found: value(found, "rate_limit_decisions_total") > 0)
+            assert value(samples, "http_server_request_duration_seconds_count", **chats) == 1
+
+
+def test_by_default_there_are_none() -> None:
+    with Service() as service:
+        assert service.http.get("/metrics").status_code == 404

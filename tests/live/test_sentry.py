@@ -1,0 +1,48 @@
+"""Sentry gets each bug once, and nothing of what people sent."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from src.generated import service_pb2 as pb
+from tests.live.service import COMMANDS, Service
+from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
+from tests.standins.sinks import SentrySink
+
+
+@pytest.fixture
+def sentry() -> Iterator[SentrySink]:
+    with SentrySink() as sink:
+        yield sink
+
+
+@pytest.mark.parametrize("server", ["granian", "uvicorn"])
+def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySink) -> None:
+    command = [part.replace("src.asgi", "tests.live.broken") for part in COMMANDS[server]]
+    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", "APP_ENV": "staging", "OPENAI_API_KEY": KEY}
+    with Service(command, **env, RATE_LIMIT_DEFAULT="9/hour") as service:
+        ids = [
+            over_rest(service, "/chat", question=PROMPT),
+            over_rest(service, "/tell-story/stream", topic=PROMPT),
+            over_grpc(service, "PirateChat", pb.ChatRequest(question=PROMPT)),
+            over_grpc(service, "TellStory", pb.StoryRequest(topic=PROMPT)),
+        ]
+        over_rest(service, "/chat", question="")
+        over_rest(service, "/describe-image", image_url="http://localhost/")
+        service.http.get("/nowhere")
+        assert service.http.post("/tell-joke", json={}).status_code == 200
+        service.http.post("/tell-joke", json={})
+        assert service.http.post("/tell-joke", json={}).status_code == 429
+        sentry.wait_for(lambda: len(sentry.of("event")) >= 4)
+        service.terminate()
+        service.wait()
+    events = sentry.of("event")
+    assert sorted(event["tags"]["request_id"] for event in events) == sorted(ids)
+    for event in events:
+        assert event["environment"] == "staging"
+        assert event["tags"]["operation"]
+        types = [error["type"] for error in event["exception"]["values"]]
+        assert "LookupError" in types
+        assert not {"request", "user", "breadcrumbs", "extra", "modules", "server_name"} & event.keys()
+    sent = b"".join(sentry.bodies).decode()
+    assert not [word for word in (PROMPT, TOKEN, KEY, "canary:", "session=") if word in sent]

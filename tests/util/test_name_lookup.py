@@ -1,0 +1,59 @@
+"""Look-ups of callers' names: silent servers hold up nobody else, and no more threads than allowed."""
+
+import asyncio
+import socket
+import threading
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from src.errors import Overloaded
+from src.util.name_lookup import MAX_LOOKUPS, NameLookup
+
+
+class Silent:
+    """Servers that answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.answer = threading.Event()
+
+    def __call__(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.answer.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+
+def test_silent_servers_take_their_places_and_no_more() -> None:
+    async def scenario() -> None:
+        servers = Silent()
+        look_up = NameLookup(servers)
+        waiting = [asyncio.create_task(look_up("slow.test", 80)) for _ in range(MAX_LOOKUPS)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await look_up("another.test", 80)
+        for task in waiting[1:]:
+            task.cancel()
+        await asyncio.gather(*waiting[1:], return_exceptions=True)
+        with pytest.raises(Overloaded):  # their threads are still at it
+            await look_up("another.test", 80)
+        assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80), "the loop's own look-ups go on"
+        servers.answer.set()
+        assert await waiting[0] == [ip_address("192.0.2.1")]
+        while look_up.is_full:  # a place is free once its thread has ended
+            await asyncio.sleep(0)
+        assert await look_up("another.test", 80)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "", "a" * 300])
+def test_a_name_without_addresses_is_an_os_error(host: str) -> None:
+    def unknown(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(OSError, match="not known"):
+        asyncio.run(NameLookup(unknown)(host, 80))
+
+
+def test_an_address_in_any_spelling_is_found() -> None:
+    assert asyncio.run(NameLookup()("0x7f.1", 80)) == [ip_address("127.0.0.1")]
