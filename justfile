@@ -33,6 +33,11 @@ soak minutes="10":
 bench-buckets:
     .venv/bin/python -m benchmarks.buckets
 
+# What metrics and traces cost.
+[group('measure')]
+bench-telemetry:
+    .venv/bin/python -m benchmarks.telemetry
+
 # Start-up against a bare app.
 [group('measure')]
 bench-startup:

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 SAMPLE_SECONDS = 1.0
 OTHER = "other"
+CLIENT_GONE = 499  # as in the access log
 ROUTES = frozenset(operation.path for operation in OPERATIONS) | PROBE_PATHS
 RPCS = frozenset(f"/genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS) | PROBE_METHODS
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -50,6 +51,9 @@ class Watched:
 
 class Metrics:
     """All metrics of one process.
+
+    Attributes:
+        active: Requests and RPCs under way.
 
     Args:
         model: The LLM's name.
@@ -119,44 +123,33 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._known_requests: dict[tuple[str, str, int], Histogram] = {}
+        self.active = {"http": 0, "grpc": 0}
         self._last_buckets = BucketStats(0, 0)
         self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
         self._last_cache = CacheStats(0, 0, 0, 0)
 
-    @contextmanager
-    def request(self, method: str, path: str) -> Iterator[Callable[[int], None]]:
-        """Encloses a request; takes its status."""
-        status = 499
-        began = time.perf_counter()
-        active = self._active.labels("http")
-        active.inc()
-
-        def note(code: int) -> None:
-            nonlocal status
-            status = code
-
-        try:
-            yield note
-        finally:
-            active.dec()
-            method = method if method in METHODS else OTHER
-            route = path if path in ROUTES else OTHER
-            self._requests.labels(method, route, status).observe(time.perf_counter() - began)
+    def observe_request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Note a request that has ended; 499 is the status of one whose client left before any answer."""
+        labels = (method if method in METHODS else OTHER, path if path in ROUTES else OTHER, status)
+        histogram = self._known_requests.get(labels)
+        if histogram is None:
+            histogram = self._known_requests[labels] = self._requests.labels(*labels)
+        histogram.observe(seconds)
 
     @asynccontextmanager
     async def rpc(self, method: str, context: Context) -> AsyncIterator[None]:
         """Encloses an RPC."""
         code = "OK"
         began = time.perf_counter()
-        active = self._active.labels("grpc")
-        active.inc()
+        self.active["grpc"] += 1
         try:
             yield
         except BaseException as error:
             code = code_of(error, context)
             raise
         finally:
-            active.dec()
+            self.active["grpc"] -= 1
             name = method.removeprefix("/") if method in RPCS else OTHER
             self._rpc_calls.labels(name, code).observe(time.perf_counter() - began)
 
@@ -212,6 +205,8 @@ class Metrics:
         self._decisions.labels("allowed").inc(buckets.allowed - before.allowed)
         self._decisions.labels("refused").inc(buckets.refused - before.refused)
         self._last_buckets = buckets
+        for protocol, active in self.active.items():
+            self._active.labels(protocol).set(active)
         if self._watched.breaker is not None:
             self._sample_breaker(self._watched.breaker.stats())
         if self._watched.cache is not None:
@@ -253,14 +248,22 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with self._metrics.request(scope["method"], scope["path"]) as note_status:
+        metrics = self._metrics
+        status = CLIENT_GONE
+        began = time.perf_counter()
+        metrics.active["http"] += 1
 
-            async def noting(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    note_status(message["status"])
-                await send(message)
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
 
+        try:
             await self.app(scope, receive, noting)
+        finally:
+            metrics.active["http"] -= 1
+            metrics.observe_request(scope["method"], scope["path"], status, time.perf_counter() - began)
 
 
 class GrpcMetricsInterceptor(grpc.aio.ServerInterceptor):

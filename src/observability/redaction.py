@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from traceback import StackSummary, format_list, walk_tb
 from types import TracebackType
 from typing import Any
@@ -19,13 +20,18 @@ _SECRET_NAME = re.compile(
     r"api[_-]?key|authorization|cookie|credential|passw|private[_-]?key|secret|^(.*[_-])?(dsn|key|token)$",
     re.IGNORECASE,
 )
+# What looks like a secret, what is kept of it, and what a line in small letters has to hold for a look to be worth it.
 _SECRET_LOOKS = (
-    (r"\b((?:[Bb]earer|[Bb]asic) +)[A-Za-z0-9+/=._~-]{6,}", r"\1"),
-    (r"\bAIza[A-Za-z0-9_-]{20,}", ""),  # Google
-    (r"\b(?:sk|gh[opsu]|xox[abp])[-_][A-Za-z0-9_-]{16,}", ""),  # OpenAI, GitHub, Slack
-    (r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", ""),  # JSON web tokens
-    (r"(://)[^/\s:@\"']+:[^/\s@\"']+(?=@)", r"\1"),  # credentials in a URL
-    (r"((?i:api[_-]?key|access_token|password|secret)[\"'\\]*\s*[=:]\s*[\"'\\]*)[^\s\"'&,;}\\]{4,}", r"\1"),
+    (r"\b((?:bearer|basic) +)[a-z0-9+/=._~-]{6,}", r"\1", ("bearer ", "basic ")),
+    (r"\bAIza[a-z0-9_-]{20,}", "", ("aiza",)),  # Google
+    (r"\b(?:sk|gh[opsu]|xox[abp])[-_][a-z0-9_-]{16,}", "", ("sk-", "sk_", "gh", "xox")),  # OpenAI, GitHub, Slack
+    (r"\beyJ[a-z0-9_-]{10,}\.[a-z0-9_-]+\.[a-z0-9_-]*", "", ("eyj",)),  # JSON web tokens
+    (r"(://)[^/\s:@\"']+:[^/\s@\"']+(?=@)", r"\1", ("://",)),  # credentials in a URL
+    (
+        r"((?:api[_-]?key|access_token|password|secret)[\"'\\]*\s*[=:]\s*[\"'\\]*)[^\s\"'&,;}\\]{4,}",
+        r"\1",
+        ("api", "access_token", "password", "secret"),
+    ),
 )
 
 # Exceptions that never quote a request: ours, and those that tell why a start failed.
@@ -42,11 +48,14 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in (secret, _in_json(secret))}
         self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
-        self._looks = [(re.compile(pattern), kept + HIDDEN) for pattern, kept in _SECRET_LOOKS]
+        self._looks = [
+            (hints, re.compile(pattern, re.IGNORECASE | re.ASCII), kept + HIDDEN)
+            for pattern, kept, hints in _SECRET_LOOKS
+        ]
 
     def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """A processor: the event without the values of fields that are named like secrets, nested ones included."""
-        return {name: HIDDEN if _SECRET_NAME.search(name) else _within(value) for name, value in event.items()}
+        return {name: HIDDEN if _is_secret(name) else _within(value) for name, value in event.items()}
 
     def by_value(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
         """The last processor, which gets the rendered line: it without secrets."""
@@ -56,9 +65,16 @@ class Redactor:
         """Any text without what is, or looks like, a secret."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
-        for look, replacement in self._looks:
-            text = look.sub(replacement, text)
+        small = text.lower()
+        for hints, look, replacement in self._looks:
+            if any(hint in small for hint in hints):
+                text = look.sub(replacement, text)
         return text
+
+
+@lru_cache(1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _in_json(secret: str) -> str:
@@ -66,9 +82,11 @@ def _in_json(secret: str) -> str:
 
 
 def _within(value: Any) -> Any:
+    if isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, Mapping):
         return {
-            name: HIDDEN if isinstance(name, str) and _SECRET_NAME.search(name) else _within(item)
+            name: HIDDEN if isinstance(name, str) and _is_secret(name) else _within(item)
             for name, item in value.items()
         }
     if isinstance(value, (list, tuple)):

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import structlog
-from opentelemetry import propagate, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
@@ -26,6 +26,7 @@ from src.grpc_interceptors import PROBE_METHODS, around, code_of
 from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
+from src.util.scope import headers_of
 
 FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
 SERVER_ERROR = 500
@@ -128,7 +129,7 @@ class _HeaderGetter(Getter[Scope]):
     """Reads the headers of an ASGI scope."""
 
     def get(self, carrier: Scope, key: str) -> list[str] | None:
-        return [value.decode("latin-1") for name, value in carrier["headers"] if name == key.encode()] or None
+        return headers_of(carrier, key.encode()) or None
 
     def keys(self, carrier: Scope) -> list[str]:
         return [name.decode("latin-1") for name, _ in carrier["headers"]]
@@ -141,39 +142,52 @@ class Traced:
         self.app = app
         self._tracer = trace.get_tracer("src")
         self._getter = _HeaderGetter()
+        self._propagated = frozenset(name.encode() for name in propagate.get_global_textmap().fields)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
-        method = scope["method"]
+        span = self._start(scope)
+        # A span that is not sampled still has to be there, so that those below it are not sampled either.
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            if span.is_recording():
+                await self._recorded(span, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+        finally:
+            context.detach(token)
+            span.end()
+
+    def _start(self, scope: Scope) -> trace.Span:
+        method, path = scope["method"], scope["path"]
         attributes = {
             "http.request.method": method,
             "url.scheme": scope.get("scheme", "http"),
-            "url.path": scope["path"],
+            "url.path": path,
             "network.protocol.version": scope.get("http_version", "1.1"),
         }
-        route = scope["path"] if scope["path"] in ROUTES else None
-        if route:
-            attributes["http.route"] = route
-        with self._tracer.start_as_current_span(
-            f"{method} {route}" if route else method,
-            context=propagate.extract(scope, getter=self._getter),
-            kind=SpanKind.SERVER,
-            attributes=attributes,
-        ) as span:
+        name = method
+        if path in ROUTES:
+            attributes["http.route"] = path
+            name = f"{method} {path}"
+        is_continued = any(header in self._propagated for header, _ in scope["headers"])
+        parent = propagate.extract(scope, getter=self._getter) if is_continued else None
+        return self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER, attributes=attributes)
 
-            async def noting(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                    span.set_attribute("http.response.status_code", status)
-                    if status >= SERVER_ERROR:
-                        span.set_attribute("error.type", str(status))
-                        span.set_status(StatusCode.ERROR)
-                await send(message)
+    async def _recorded(self, span: trace.Span, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                span.set_attribute("http.response.status_code", status)
+                if status >= SERVER_ERROR:
+                    span.set_attribute("error.type", str(status))
+                    span.set_status(StatusCode.ERROR)
+            await send(message)
 
-            with _ids_in_log(span):
-                await self.app(scope, receive, noting)
+        with _ids_in_log(span):
+            await self.app(scope, receive, noting)
 
 
 class GrpcTracingInterceptor(grpc.aio.ServerInterceptor):
@@ -190,12 +204,12 @@ class GrpcTracingInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler_call_details.method in PROBE_METHODS:
             return handler
-        return around(handler, lambda context: self._traced(handler_call_details.method, context))
+        return around(handler, lambda rpc: self._traced(handler_call_details.method, rpc))
 
     @asynccontextmanager
-    async def _traced(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def _traced(self, method: str, rpc: Context) -> AsyncIterator[None]:
         name = method.removeprefix("/")
-        carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        carrier = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
         with self._tracer.start_as_current_span(
             name,
             context=propagate.extract(carrier),
@@ -209,7 +223,7 @@ class GrpcTracingInterceptor(grpc.aio.ServerInterceptor):
                 with _ids_in_log(span):
                     yield
             except BaseException as error:
-                code = code_of(error, context)
+                code = code_of(error, rpc)
                 raise
             finally:
                 span.set_attribute("rpc.response.status_code", code)

@@ -1,0 +1,97 @@
+"""What it costs to be watched: requests per second with telemetry off, with all of it on, and without its module.
+
+    .venv/bin/python -m benchmarks.telemetry
+
+The same build several times, loaded in turn in each round, the servers on one core and the load (wrk) on another: as it
+is by default; with metrics, with one request in ten traced, with both; and with nothing of `src.observability.watch` in
+it. The answer is a cached translation, so nothing hides the cost. Medians, and ratios to the last.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+from starlette.types import ASGIApp
+
+from src import asgi
+from src.observability.watch import Watch
+from tests.live.service import COMMANDS, Service, free_port
+from tests.standins.sinks import OtlpOverHttp
+
+ROUNDS = 5
+SECONDS = 4
+CONNECTIONS = 32
+SERVER_CORE, LOAD_CORE = 0, 1
+REQUEST = """
+wrk.method = "POST"
+wrk.body = '{"text":"hello"}'
+wrk.headers["content-type"] = "application/json"
+"""
+
+
+def without() -> ASGIApp:
+    """The service with nothing that could watch it."""
+    with mock.patch.multiple(asgi, start_telemetry=lambda _: None, build_watch=lambda settings, *_: Watch(settings)):
+        return asgi.create_app()
+
+
+def pinned(command: list[str], core: int) -> list[str]:
+    return ["taskset", "--cpu-list", str(core), *command]
+
+
+def requests_per_second(service: Service, script: Path) -> float:
+    """What wrk counts, of answers with 200 alone."""
+    load = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(script), f"{service.rest_url}/translate"]
+    done = subprocess.run(pinned(load, LOAD_CORE), capture_output=True, text=True, check=True)
+    assert "Non-2xx" not in done.stdout, done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("Requests/sec:")]
+    return float(line.split()[1])
+
+
+def main() -> None:
+    """Print the medians and their ratios."""
+    if shutil.which("wrk") is None:
+        sys.exit("error: needs wrk (Debian: apt install wrk)")
+    if (os.cpu_count() or 1) <= max(SERVER_CORE, LOAD_CORE):
+        sys.exit("error: needs two cores")
+    os.sched_setaffinity(0, {LOAD_CORE})  # the collector is in here
+    granian = COMMANDS["granian"]
+    with ExitStack() as stack:
+        collector = stack.enter_context(OtlpOverHttp())
+        script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "request.lua"
+        script.write_text(REQUEST)
+        metrics = {"METRICS_PORT": str(free_port())}
+        traces = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+        }
+        bare = [part.replace("src.asgi:create_app", "benchmarks.telemetry:without") for part in granian]
+        services = {
+            "off": stack.enter_context(Service(pinned(granian, SERVER_CORE))),
+            "metrics": stack.enter_context(Service(pinned(granian, SERVER_CORE), **metrics)),
+            "traces": stack.enter_context(Service(pinned(granian, SERVER_CORE), **traces)),
+            "both": stack.enter_context(Service(pinned(granian, SERVER_CORE), **traces, METRICS_PORT=str(free_port()))),
+            "without": stack.enter_context(Service(pinned(bare, SERVER_CORE))),
+        }
+        measured: dict[str, list[float]] = {name: [] for name in services}
+        for number in range(ROUNDS + 1):
+            for name, service in services.items():
+                rate = requests_per_second(service, script)
+                if number:  # the first round warms up
+                    measured[name].append(rate)
+    baseline = statistics.median(measured["without"])
+    for name, rates in measured.items():
+        median = statistics.median(rates)
+        spread = f"({min(rates):.0f} to {max(rates):.0f})"
+        print(f"{name:8} {median:8.0f} requests/s  ratio {median / baseline:.3f}  {spread}")
+
+
+if __name__ == "__main__":
+    main()
