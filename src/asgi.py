@@ -29,6 +29,7 @@ from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
+from src.util.probes import STATUS_PATH
 from src.util.stop_signals import noticing_stop_signals
 from src.util.websockets import websockets_as_http
 
@@ -68,6 +69,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, buckets, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    if watch.status is not None:
+        watch.status.add_to(rest)
     return websockets_as_http(watch.requests(apply_security_middleware(rest, settings, buckets)))
 
 
@@ -109,7 +112,7 @@ class Service:
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
-        async with self._watch.running():
+        async with self._watch.running(lambda: self._drain.seconds_left):
             with noticing_stop_signals(self._begin_stop):
                 async with self._serving_grpc():
                     yield
@@ -164,7 +167,7 @@ class Service:
         rest = f"http://{settings.host}:{settings.port}"
         places = {"rest": rest}
         if settings.debug:
-            places["docs"] = f"{rest}/docs"
+            places |= {"docs": f"{rest}/docs", "status": f"{rest}{STATUS_PATH}"}
         if settings.grpc_enabled:
             places["grpc"] = f"{settings.host}:{settings.grpc_port}"
         log.info("service is up", model=settings.model, **places)

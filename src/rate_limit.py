@@ -114,15 +114,18 @@ class RateLimitMiddleware:
     `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
     """
 
-    def __init__(self, app: ASGIApp, buckets: BucketStore, proxies: TrustedProxies) -> None:
+    def __init__(
+        self, app: ASGIApp, buckets: BucketStore, proxies: TrustedProxies, exempt: frozenset[str] = PROBE_PATHS
+    ) -> None:
         self.app = app
+        self._exempt = exempt
         self._buckets = buckets
         self._proxies = proxies
         rate = buckets.rate
         self._policy = (b"ratelimit-policy", f'"default";q={rate.count};w={rate.seconds}'.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+        if scope["type"] != "http" or scope["path"] in self._exempt:
             await self.app(scope, receive, send)
             return
         decision = await self._buckets.take(bucket_key(client_of(scope, self._proxies)))

@@ -295,7 +295,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
             error.headers,
         )
     failure = as_service_error(error)
-    log_failure(failure, scope["path"])
+    route = scope.get("route")
+    log_failure(failure, route.name if isinstance(route, _OperationRoute) else scope["path"])
     if isinstance(failure, InvalidInput):
         return Response(orjson.dumps({"detail": failure.as_validation_errors()}), 422, media_type="application/json")
     return _problem(failure.problem(request_id_of(scope)), failure.headers())

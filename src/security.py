@@ -36,7 +36,7 @@ from src.observability.failures import log_failure
 from src.rate_limit import BucketStore, RateLimitMiddleware
 from src.util.answer import Answer
 from src.util.client_address import TrustedProxies, client_of
-from src.util.probes import PROBE_PATHS
+from src.util.probes import PROBE_PATHS, STATUS_PATHS
 from src.util.request_id import request_id_of
 from src.util.scope import headers_of
 from src.util.unread_body import UnreadBody, may_be_unread
@@ -73,8 +73,9 @@ def wrap(app: ASGIApp, chain: Iterable[Layer], settings: Settings) -> ASGIApp:
 def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
     """The chain, outermost first."""
     proxies = TrustedProxies(settings.trusted_proxy_networks)
+    unnoticed = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
     return [
-        lambda app: AccessLog(app, proxies),
+        lambda app: AccessLog(app, proxies, unnoticed),
         GZipMiddleware,
         lambda app: CORSMiddleware(
             app,
@@ -84,7 +85,7 @@ def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
             expose_headers=("X-Request-ID", "Retry-After"),
         ),
         lambda app: TrustedHost(app, settings.trusted_host_patterns),
-        lambda app: RateLimitMiddleware(app, buckets, proxies),
+        lambda app: RateLimitMiddleware(app, buckets, proxies, unnoticed),
         lambda app: Timeout(app, settings.request_timeout),
         lambda app: MaxBodySize(app, settings.max_body_size),
         ExceptionHandler,
@@ -141,10 +142,11 @@ class Edge:
 
 
 class AccessLog:
-    """One line a request, when it has ended; at debug level for health probes."""
+    """One line a request, when it has ended; at debug level for the paths that are to go unnoticed."""
 
-    def __init__(self, app: ASGIApp, proxies: TrustedProxies) -> None:
+    def __init__(self, app: ASGIApp, proxies: TrustedProxies, unnoticed: frozenset[str]) -> None:
         self.app = app
+        self._unnoticed = unnoticed
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,7 +172,7 @@ class AccessLog:
                 status = ServiceError.http_status
             raise
         finally:
-            write = access_log.debug if scope["path"] in PROBE_PATHS else access_log.info
+            write = access_log.debug if scope["path"] in self._unnoticed else access_log.info
             write(
                 "request",
                 method=scope["method"],

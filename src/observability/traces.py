@@ -28,7 +28,8 @@ from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
 from src.util.scope import headers_of
 
-FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
+MAX_FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
+MIN_FLUSH_SECONDS = 0.4  # even when the grace is over
 SERVER_ERROR = 500
 PROVIDERS = {"googleai": "gcp.gemini", "openai": "openai", "ollama": "ollama", "offline": "offline"}
 # Of Genkit's attributes those that say what ran; the others hold inputs, outputs and the words of exceptions.
@@ -53,7 +54,7 @@ def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
 
         ids = AwsXRayIdGenerator()
     name = os.environ.get("OTEL_SERVICE_NAME") or service
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), id_generator=ids)
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), id_generator=ids, shutdown_on_exit=False)
     trace.set_tracer_provider(provider)
     return provider
 
@@ -70,11 +71,11 @@ def export_to(provider: TracerProvider, exporter: SpanExporter) -> None:
     provider.add_span_processor(BatchSpanProcessor(Quiet(exporter)))
 
 
-def flush(provider: TracerProvider) -> None:
-    """Send what is left, and stop; a collector that hangs is given up after two seconds."""
+def flush(provider: TracerProvider, seconds_left: float) -> None:
+    """Send what is left, and stop; a collector that hangs is given up after two seconds, or when no time is left."""
     thread = threading.Thread(target=provider.shutdown, daemon=True)
     thread.start()
-    thread.join(FLUSH_SECONDS)
+    thread.join(min(MAX_FLUSH_SECONDS, max(MIN_FLUSH_SECONDS, seconds_left)))
 
 
 class Quiet(SpanExporter):

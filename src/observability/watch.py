@@ -1,4 +1,4 @@
-"""What watches the service from outside: metrics and traces, where they are on.
+"""What watches the service from outside: metrics and traces where they are on, and in debug the status page.
 
 What is off is not imported, and wraps nothing.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from src.cache import FlowCache
     from src.circuit_breaker import CircuitBreaker
     from src.observability.metrics import Metrics
+    from src.observability.status import Status
     from src.rate_limit import BucketStore
 
 
@@ -36,6 +37,7 @@ class Watch:
     settings: Settings
     metrics: "Metrics | None" = None
     traces: "TracerProvider | None" = None
+    status: "Status | None" = None
     llm_calls: list[Watcher] = field(default_factory=list)
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
 
@@ -56,11 +58,19 @@ class Watch:
             from src.observability.metrics import GrpcMetricsInterceptor
 
             interceptors.append(GrpcMetricsInterceptor(self.metrics))
+        if self.status is not None:
+            from src.observability.status import GrpcStatusInterceptor
+
+            interceptors.append(GrpcStatusInterceptor(self.status))
         return interceptors
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """From start-up to the end of the last request; what is left of the spans is sent then."""
+    async def running(self, seconds_left: Callable[[], float]) -> AsyncIterator[None]:
+        """From start-up to the end of the last request; what is left of the spans is sent then.
+
+        Args:
+            seconds_left: Of the grace, when asked.
+        """
         try:
             if self.metrics is None:
                 yield
@@ -71,7 +81,7 @@ class Watch:
             if self.traces is not None:
                 from src.observability.traces import flush
 
-                await asyncio.to_thread(flush, self.traces)
+                await asyncio.to_thread(flush, self.traces, seconds_left())
 
 
 def build_watch(
@@ -83,6 +93,12 @@ def build_watch(
 ) -> Watch:
     """What the settings turn on, and the traces where there are any."""
     watch = Watch(settings, traces=traces)
+    if settings.debug:
+        from src.observability.status import Status, StatusLayer
+
+        status = Status(buckets, breaker, cache, is_traced=traces is not None)
+        watch.status = status
+        watch.layers.append(lambda app: StatusLayer(app, status))
     if settings.metrics_port:
         from src.observability.metrics_store import join_store
 

@@ -1,6 +1,7 @@
 """Traces over OTLP: each call is one connected trace, its id is in the log, and it says nothing of what was said."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,12 +97,17 @@ def test_what_is_off_is_not_imported(module: str) -> None:
     assert done.returncode == 0
 
 
-def test_a_collector_that_hangs_holds_up_neither_the_start_nor_the_stop(upstream: GeminiStandIn) -> None:
-    with OtlpOverHttp() as collector:
-        pass  # nobody listens any more
-    with traced(upstream, collector, "python -m src", SHUTDOWN_GRACE="1") as service:
-        assert service.http.post("/chat", json={}).status_code == 200
-        service.terminate()
-        assert service.wait(8) == 0
-        for line in service.output().splitlines():
-            json.loads(line)
+@pytest.mark.parametrize("command", ["python -m src", "python -m src, uvicorn"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_hangs_holds_up_neither_the_start_nor_the_stop(command: str, protocol: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        export = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
+        with Service(COMMANDS[command], **export, SHUTDOWN_GRACE="1") as service:
+            assert service.http.post("/chat", json={}).status_code == 200
+            service.terminate()
+            assert service.wait(3) == 0
+            for line in service.output().splitlines():
+                json.loads(line)

@@ -1,0 +1,82 @@
+"""Debug's pages in a real browser: they work under its content security policy, and are not there without debug."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.generated import service_pb2 as pb
+from tests.live.service import ROOT, Service
+
+SCRIPTS = ROOT / "tests/live/browser"
+
+
+@pytest.fixture
+def chromium() -> str:
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("needs Debian's chromium")
+    if not (ROOT / "node_modules/playwright-core").is_dir():
+        pytest.skip("needs the tools of package.json: npm install")
+    return found
+
+
+def browsed(script: str, *arguments: str | Path) -> Any:
+    """What a script has seen in the browser."""
+    done = subprocess.run(["node", SCRIPTS / script, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_apis_page_works(tmp_path: Path, chromium: str) -> None:
+    screenshot = tmp_path / "swagger.png"
+    with Service(DEBUG="true") as service:
+        seen = browsed("docs_page.mjs", service.rest_url, screenshot, chromium)
+    assert seen["status"] == "200"
+    assert json.loads(seen["answer"])["original_text"] == "good morning"
+    assert (seen["errors"], seen["violations"], seen["outside"]) == ([], [], [])
+    assert screenshot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_status_page_shows_what_goes_on(tmp_path: Path, chromium: str) -> None:
+    screenshot = tmp_path / "status.png"
+    with Service(DEBUG="true", RATE_LIMIT_DEFAULT="7/hour") as service:
+        for _ in range(3):
+            service.http.post("/translate", json={"text": "hello"})
+        service.http.post("/chat", json={"question": ""})
+        service.stub.TellJoke(pb.JokeRequest(), metadata=(("x-request-id", "seen-over-grpc"),))
+        list(service.stub.TellStory(pb.StoryRequest()))
+        service.http.post("/tell-joke", json={})
+        service.http.post("/tell-joke", json={}, headers={"x-request-id": "the-last-one"})
+        seen = browsed("status_page.mjs", service.rest_url, "the-last-one", screenshot, chromium)
+        lines = service.output()
+    assert (seen["errors"], seen["outside"]) == ([], [])
+    assert (seen["calls"], seen["circuit"], seen["hit-rate"]) == ("8", "closed", "67 %")
+    assert seen["refused"] == "1 refused"
+    assert seen["p50"].endswith(" ms")
+    assert len(seen["rows"]) == 8
+    assert "429" in seen["rows"][0]
+    assert any("TellJoke" in row and "seen-over-grpc" in row and "gRPC" in row for row in seen["rows"])
+    assert "/debug/status" not in lines.partition("service is up")[2].partition("\n")[2], "the page logs nothing"
+    assert screenshot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/docs", "/docs/", "//docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+        *("/debug/status", "/debug/status.json"),
+    ],
+)
+def test_in_production_there_is_none(closed: Service, path: str) -> None:
+    assert closed.http.get(path).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[Service]:
+    with Service() as service:
+        yield service
