@@ -5,7 +5,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import grpc
@@ -25,25 +25,43 @@ PROBE_METHODS = frozenset(
 )
 
 
-class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
-    """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back.
+class AroundRpcs(grpc.aio.ServerInterceptor):
+    """Base of interceptors that enclose whole RPCs, unary or streaming.
 
     It wraps the handlers: `intercept_service` itself only sees them looked up.
     """
 
-    def __init__(self, proxies: TrustedProxies) -> None:
-        self._proxies = proxies
+    exempt: ClassVar[frozenset[str]] = frozenset()  # full names of RPCs that are left alone
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
+        """The handler that was looked up, inside of this interceptor."""
         handler = await continuation(handler_call_details)
-        return around(handler, lambda context: self._observed(handler_call_details.method, context), _counted)
+        method = handler_call_details.method
+        if method in self.exempt:
+            return handler
+        return around(handler, lambda context: self.enclose(method, context), self.sending)
+
+    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        """Runs around one RPC."""
+        raise NotImplementedError
+
+    def sending(self, message: bytes) -> bytes:
+        """Is given each message to the client, and returns what to send."""
+        return message
+
+
+class GrpcLoggingInterceptor(AroundRpcs):
+    """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back."""
+
+    def __init__(self, proxies: TrustedProxies) -> None:
+        self._proxies = proxies
 
     @asynccontextmanager
-    async def _observed(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def enclose(self, method: str, context: Context) -> AsyncIterator[None]:
         began = time.perf_counter()
         metadata = context.invocation_metadata() or ()
         request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
@@ -70,26 +88,23 @@ class GrpcLoggingInterceptor(grpc.aio.ServerInterceptor):
                 bytes=rpc.sent_bytes,
             )
 
+    def sending(self, message: bytes) -> bytes:
+        """Count it."""
+        current_rpc().sent_bytes += len(message)
+        return message
 
-class GrpcRateLimitInterceptor(grpc.aio.ServerInterceptor):
+
+class GrpcRateLimitInterceptor(AroundRpcs):
     """Refuses RPCs over the rate, of any kind, from the same buckets as REST. Health checks are exempt."""
+
+    exempt = PROBE_METHODS
 
     def __init__(self, buckets: BucketStore, proxies: TrustedProxies) -> None:
         self._buckets = buckets
         self._proxies = proxies
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler_call_details.method in PROBE_METHODS:
-            return handler
-        return around(handler, lambda context: self._limited(handler_call_details.method, context))
-
     @asynccontextmanager
-    async def _limited(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def enclose(self, method: str, context: Context) -> AsyncIterator[None]:
         client = client_of_rpc(context, self._proxies)
         decision = await self._buckets.take(bucket_key(client))
         if not decision.allowed:
@@ -100,7 +115,7 @@ class GrpcRateLimitInterceptor(grpc.aio.ServerInterceptor):
 def around(
     handler: Any,
     enter: Callable[[Context], AbstractAsyncContextManager[None]],
-    sending: Callable[[bytes], bytes] = bytes,
+    sending: Callable[[bytes], bytes],
 ) -> Any:
     """A handler of the same kind whose whole RPC runs inside the context manager that `enter` makes.
 
@@ -155,11 +170,6 @@ def around(
         generate if inspect.isasyncgenfunction(behaviour) else write,
         response_serializer=serialize,
     )
-
-
-def _counted(message: bytes) -> bytes:
-    current_rpc().sent_bytes += len(message)
-    return message
 
 
 def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:

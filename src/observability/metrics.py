@@ -7,12 +7,11 @@ when the process starts: no client can add one. Import it after `metrics_store.j
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -22,7 +21,7 @@ from src.cache import CacheStats, FlowCache
 from src.circuit_breaker import BreakerStats, CircuitBreaker, State
 from src.errors import as_service_error
 from src.grpc_errors import Context
-from src.grpc_interceptors import PROBE_METHODS, around, code_of
+from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
 from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
@@ -266,16 +265,12 @@ class Measured:
             metrics.observe_request(scope["method"], scope["path"], status, time.perf_counter() - began)
 
 
-class GrpcMetricsInterceptor(grpc.aio.ServerInterceptor):
+class GrpcMetricsInterceptor(AroundRpcs):
     """Measures every RPC."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        return around(handler, lambda context: self._metrics.rpc(handler_call_details.method, context))
+    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        """Note how long it takes, and how it ends."""
+        return self._metrics.rpc(method, context)

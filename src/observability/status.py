@@ -2,13 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import orjson
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
 from src.grpc_errors import Context, current_rpc
-from src.grpc_interceptors import PROBE_METHODS, around, code_of
+from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
 from src.rate_limit import BucketStore
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
 from src.util.request_id import request_id_of
@@ -127,24 +126,16 @@ class StatusLayer:
             self._status.note("REST", f"{scope['method']} {scope['path']}", str(code), began, request_id_of(scope))
 
 
-class GrpcStatusInterceptor(grpc.aio.ServerInterceptor):
+class GrpcStatusInterceptor(AroundRpcs):
     """Notes every RPC but health checks."""
+
+    exempt = PROBE_METHODS
 
     def __init__(self, status: Status) -> None:
         self._status = status
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler_call_details.method in PROBE_METHODS:
-            return handler
-        return around(handler, lambda rpc: self._noted(handler_call_details.method, rpc))
-
     @asynccontextmanager
-    async def _noted(self, method: str, rpc: Context) -> AsyncIterator[None]:
+    async def enclose(self, method: str, rpc: Context) -> AsyncIterator[None]:
         began, code = time.perf_counter(), "OK"
         try:
             yield

@@ -6,11 +6,10 @@ gen_ai). What people sent and what the LLM said stays out of every span.
 
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import grpc
 import structlog
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import Getter
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.errors import as_service_error
 from src.grpc_errors import Context
-from src.grpc_interceptors import PROBE_METHODS, around, code_of
+from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
 from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
@@ -191,24 +190,16 @@ class Traced:
             await self.app(scope, receive, noting)
 
 
-class GrpcTracingInterceptor(grpc.aio.ServerInterceptor):
+class GrpcTracingInterceptor(AroundRpcs):
     """A server span around every RPC but health checks."""
+
+    exempt = PROBE_METHODS
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer("src")
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler_call_details.method in PROBE_METHODS:
-            return handler
-        return around(handler, lambda rpc: self._traced(handler_call_details.method, rpc))
-
     @asynccontextmanager
-    async def _traced(self, method: str, rpc: Context) -> AsyncIterator[None]:
+    async def enclose(self, method: str, rpc: Context) -> AsyncIterator[None]:
         name = method.removeprefix("/")
         carrier = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
         with self._tracer.start_as_current_span(
