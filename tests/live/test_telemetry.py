@@ -46,8 +46,9 @@ def is_connected(spans: Spans, root: Any) -> bool:
     return all(span.span_id == root.span_id or span.parent_span_id in ids for span in mine)
 
 
-@pytest.mark.parametrize("make", [OtlpOverHttp, OtlpOverGrpc])
-@pytest.mark.parametrize("command", ["python -m src", "python -m src, uvicorn"])
+@pytest.mark.parametrize(
+    ("make", "command"), [(OtlpOverHttp, "python -m src"), (OtlpOverGrpc, "python -m src, uvicorn")]
+)
 def test_a_call_is_one_trace_over_either_protocol(
     make: type[OtlpOverGrpc | OtlpOverHttp], command: str, upstream: GeminiStandIn
 ) -> None:
@@ -97,8 +98,9 @@ def test_what_is_off_is_not_imported(module: str) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["python -m src", "python -m src, uvicorn"])
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    ("command", "protocol"), [("python -m src", "http/protobuf"), ("python -m src, uvicorn", "grpc")]
+)
 def test_a_collector_that_hangs_holds_up_neither_the_start_nor_the_stop(command: str, protocol: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         export = {
