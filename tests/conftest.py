@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import sys
+import threading
 from collections.abc import Generator
 
 import pytest
@@ -16,3 +18,20 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+_HOOKS = pytest.StashKey[tuple[object, object, object]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note the hooks by which pytest learns of exceptions that nobody caught."""
+    session.stash[_HOOKS] = (sys.excepthook, threading.excepthook, sys.unraisablehook)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Put them back where the service, built in this process, has its own."""
+    sys.excepthook, threading.excepthook, sys.unraisablehook = item.session.stash[_HOOKS]  # type: ignore[assignment]
+    yield
+    sys.excepthook, threading.excepthook, sys.unraisablehook = item.session.stash[_HOOKS]  # type: ignore[assignment]

@@ -193,6 +193,8 @@ class Metrics:
                 await asyncio.sleep(SAMPLE_SECONDS)
                 self._loop_lag.set(max(0.0, loop.time() - due))
                 self.sample()
+        except Exception as error:
+            log.exception("no metrics any more", exc_info=error)
         finally:
             if server is not None:
                 server.shutdown()

@@ -1,8 +1,10 @@
 """Where the worker processes of one service add up their metrics: files in a directory that they share."""
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -22,8 +24,9 @@ def join_store(port: int) -> IO[bytes]:
     """
     directory = Path(tempfile.gettempdir()) / f"genkit-service-metrics-{os.getuid()}-{port}"
     directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(13, "belongs to somebody else", str(directory))
+    found = directory.lstat()  # of a link that somebody else has put there, not of what it leads to
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(errno.EACCES, "belongs to somebody else", str(directory))
     lock = (directory / "lock").open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

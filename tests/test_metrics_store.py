@@ -1,0 +1,57 @@
+"""The directory that workers share their counts through: emptied by the first, kept for the others, never a trap."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from src.observability.metrics_store import join_store
+from tests.live.service import ROOT, free_port
+
+JOIN = """
+import os, sys
+from src.observability.metrics_store import join_store
+lock = join_store(int(sys.argv[1]))
+print(os.environ["PROMETHEUS_MULTIPROC_DIR"], flush=True)
+sys.stdin.read()
+"""
+
+
+def worker(port: int) -> tuple["subprocess.Popen[str]", Path]:
+    """A process that has joined, and the directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", JOIN, str(port)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_first_worker_empties_it_and_the_others_do_not() -> None:
+    port = free_port()
+    first, directory = worker(port)
+    with first:
+        (directory / "counter_1.db").write_bytes(b"counts")
+        second, same = worker(port)
+        with second:
+            assert same == directory
+            first.communicate("")
+            third, _ = worker(port)
+            with third:
+                assert (directory / "counter_1.db").exists(), "a worker lives: its service's counts go on"
+    anew, _ = worker(port)
+    with anew:
+        assert not (directory / "counter_1.db").exists()
+
+
+def test_a_link_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious = tmp_path / "home"
+    precious.mkdir()
+    (precious / "thesis").write_text("x")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"genkit-service-metrics-{os.getuid()}-1").symlink_to(precious)
+    with pytest.raises(PermissionError, match="somebody else"):
+        join_store(1)
+    assert (precious / "thesis").exists()
