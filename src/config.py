@@ -148,6 +148,11 @@ class Settings(BaseSettings):
         pattern=r"^[^\s/]{0,64}$",
         description="The environment that Sentry names; by default that of APP_ENV.",
     )
+    trace_url: str = Field(
+        "",
+        pattern=r"^$|^https?://\S*\{trace_id\}\S*$",
+        description="Where a trace can be looked at, with `{trace_id}` in it: debug's status page links there.",
+    )
     genkit_telemetry_gcp: bool = Field(
         False, description="Send traces to the project GOOGLE_CLOUD_PROJECT wherever this runs."
     )

@@ -42,15 +42,27 @@ class Call:
 
 
 class Status:
-    """Remembers the last calls, and adds up what the parts of the service count."""
+    """Remembers the last calls, and adds up what the parts of the service count.
+
+    Args:
+        is_traced: Whether there are traces to name.
+        trace_url: Where one can be looked at, with `{trace_id}` in it; empty: nowhere.
+    """
 
     def __init__(
-        self, buckets: BucketStore, breaker: CircuitBreaker | None, cache: "FlowCache[Any] | None", *, is_traced: bool
+        self,
+        buckets: BucketStore,
+        breaker: CircuitBreaker | None,
+        cache: "FlowCache[Any] | None",
+        *,
+        is_traced: bool,
+        trace_url: str,
     ) -> None:
         self._buckets = buckets
         self._breaker = breaker
         self._cache = cache
         self._is_traced = is_traced
+        self._trace_url = trace_url
         self._calls: deque[Call] = deque(maxlen=MAX_CALLS)
 
     def note(self, protocol: str, name: str, status: str, began: float, request_id: str) -> None:
@@ -81,6 +93,7 @@ class Status:
             "breaker": asdict(self._breaker.stats()) if self._breaker else None,
             "cache": asdict(self._cache.stats()) if self._cache else None,
             "rate_limit": asdict(self._buckets.stats()),
+            "trace_url": self._trace_url,
             "recent": [asdict(call) for call in list(self._calls)[: -MAX_SHOWN - 1 : -1]],
         }
 

@@ -96,7 +96,7 @@ def build_watch(
     if settings.debug:
         from src.observability.status import Status, StatusLayer
 
-        status = Status(buckets, breaker, cache, is_traced=traces is not None)
+        status = Status(buckets, breaker, cache, is_traced=traces is not None, trace_url=settings.trace_url)
         watch.status = status
         watch.layers.append(lambda app: StatusLayer(app, status))
     if settings.metrics_port:

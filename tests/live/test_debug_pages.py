@@ -44,21 +44,24 @@ def test_the_apis_page_works(tmp_path: Path, chromium: str) -> None:
 
 def test_the_status_page_shows_what_goes_on(tmp_path: Path, chromium: str) -> None:
     screenshot = tmp_path / "status.png"
-    with Service(DEBUG="true", RATE_LIMIT_DEFAULT="7/hour") as service:
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "TRACE_URL": "http://traces.test/{trace_id}"}
+    with Service(DEBUG="true", RATE_LIMIT_DEFAULT="7/hour", **traces) as service:
         for _ in range(3):
             service.http.post("/translate", json={"text": "hello"})
         service.http.post("/chat", json={"question": ""})
         service.stub.TellJoke(pb.JokeRequest(), metadata=(("x-request-id", "seen-over-grpc"),))
         list(service.stub.TellStory(pb.StoryRequest()))
         service.http.post("/tell-joke", json={})
-        service.http.post("/tell-joke", json={}, headers={"x-request-id": "the-last-one"})
+        headers = {"x-request-id": "the-last-one", "traceparent": f"00-{'7' * 32}-{'7' * 16}-01"}
+        service.http.post("/tell-joke", json={}, headers=headers)
         seen = browsed("status_page.mjs", service.rest_url, "the-last-one", screenshot, chromium)
         lines = service.output()
     assert (seen["errors"], seen["outside"]) == ([], [])
     assert (seen["calls"], seen["circuit"], seen["hit-rate"]) == ("8", "closed", "67 %")
     assert seen["refused"] == "1 refused"
     assert seen["p50"].endswith(" ms")
-    assert len(seen["rows"]) == 8
+    assert len(seen["rows"]) == len(seen["traces"]) == 8
+    assert seen["traces"][0] == f"http://traces.test/{'7' * 32}"
     assert "429" in seen["rows"][0]
     assert any("TellJoke" in row and "seen-over-grpc" in row and "gRPC" in row for row in seen["rows"])
     assert "/debug/status" not in lines.partition("service is up")[2].partition("\n")[2], "the page logs nothing"

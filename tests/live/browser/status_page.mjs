@@ -22,6 +22,7 @@ try {
   for (const id of ["calls", "p50", "hit-rate", "cache", "refused", "breaker"]) {
     seen[id] = await page.locator(`#${id}`).innerText();
   }
+  seen.traces = await page.locator("#recent a").evaluateAll((links) => links.map((link) => link.href));
   seen.circuit = await page.locator(".state .on").getAttribute("id");
   await page.screenshot({ path: screenshot });
 } finally {
