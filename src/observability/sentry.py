@@ -17,6 +17,7 @@ KEPT = frozenset(
         *("environment", "release", "exception", "tags", "contexts", "spans", "measurements", "sdk", "logger"),
     }
 )
+MARK = "reported_by"
 CONTEXTS_KEPT = frozenset({"trace", "runtime", "os"})
 FRAME_KEPT = frozenset({"filename", "abs_path", "function", "module", "lineno", "in_app"})
 
@@ -28,6 +29,11 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
     def strip(event: Event, _hint: Hint) -> Event:
         return cast(Event, stripped(cast(dict[str, Any], event), redactor))
 
+    def strip_ours(event: Event, hint: Hint) -> Event | None:
+        # Its integrations, those of LLM SDKs among them, report failures that are expected here.
+        is_ours = cast(dict[str, Any], event).get("tags", {}).get(MARK) == "log"
+        return strip(event, hint) if is_ours else None
+
     sentry_sdk.init(
         dsn=dsn,
         environment=settings.sentry_environment or None,
@@ -38,7 +44,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
         max_request_body_size="never",
         max_breadcrumbs=0,
         server_name="",
-        before_send=strip,
+        before_send=strip_ours,
         before_send_transaction=strip,
         integrations=[
             # What is worth an event is known where it is logged, and says so itself.
@@ -51,7 +57,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
 def report(error: BaseException, **tags: str) -> None:
     """Send a bug."""
     with sentry_sdk.new_scope() as scope:
-        scope.set_tags(tags)
+        scope.set_tags({**tags, MARK: "log"})
         scope.capture_exception(error)
 
 

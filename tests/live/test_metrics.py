@@ -4,12 +4,12 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from src.generated import service_pb2 as pb
@@ -108,7 +108,8 @@ def check_dashboards(samples: Samples) -> None:
     known = {name for name, _ in samples}
     dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    queries += re.findall(r"expr: (.*)", Path(ROOT / "deploy/grafana/alerts.yaml").read_text())
+    alerts = yaml.safe_load((ROOT / "deploy/grafana/alerts.yaml").read_text())
+    queries += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
     series = r"\b[a-z_]+_(?:total|bucket|count|sum|seconds|state|entries|requests)\b"
     named = {name for query in queries for name in re.findall(series, query)}
     assert named

@@ -7,7 +7,16 @@ import pytest
 from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, Service
 from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
+from tests.standins import gemini
+from tests.standins.gemini import GeminiStandIn
 from tests.standins.sinks import SentrySink
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    with GeminiStandIn() as standin:
+        standin.default(gemini.error(503))
+        yield standin
 
 
 @pytest.fixture
@@ -17,9 +26,10 @@ def sentry() -> Iterator[SentrySink]:
 
 
 @pytest.mark.parametrize("server", ["granian", "uvicorn"])
-def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySink) -> None:
+def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySink, upstream: GeminiStandIn) -> None:
     command = [part.replace("src.asgi", "tests.live.broken") for part in COMMANDS[server]]
-    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", "APP_ENV": "staging", "OPENAI_API_KEY": KEY}
+    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", "APP_ENV": "staging", "GEMINI_API_KEY": KEY}
+    env |= {"MODEL": "googleai/m", "GOOGLE_GEMINI_BASE_URL": upstream.url, "CB_FAILURE_THRESHOLD": "1"}
     with Service(command, **env, RATE_LIMIT_DEFAULT="9/hour") as service:
         ids = [
             over_rest(service, "/chat", question=PROMPT),
@@ -30,9 +40,8 @@ def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySin
         over_rest(service, "/chat", question="")
         over_rest(service, "/describe-image", image_url="http://localhost/")
         service.http.get("/nowhere")
-        assert service.http.post("/tell-joke", json={}).status_code == 200
-        service.http.post("/tell-joke", json={})
-        assert service.http.post("/tell-joke", json={}).status_code == 429
+        statuses = [service.http.post("/tell-joke", json={}).status_code for _ in range(3)]
+        assert statuses == [502, 503, 429]
         sentry.wait_for(lambda: len(sentry.of("event")) >= 4)
         service.terminate()
         service.wait()
