@@ -1,3 +1,6 @@
+# Recipes for a checkout. What they need of Python they install into .venv; what else is missing they name.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
 # List the recipes.
 [private]
 default:
@@ -13,65 +16,107 @@ run *flags:
 test *arguments:
     ./run.sh test {{ arguments }}
 
-# Lint, types, formatting, shell, protobuf.
+# Linters, formatting, types; no network but for what is not installed yet.
 [group('check')]
-lint: proto-check
+check: _python _node _proto-check
     .venv/bin/ruff check
     .venv/bin/ruff format --check
     .venv/bin/mypy
     .venv/bin/shellcheck run.sh .ci/run
-    npm install --no-save --silent --no-fund --no-audit
+    .venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    .venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+    .venv/bin/zizmor --offline --quiet .github
     node_modules/.bin/buf lint protos
+
+# All that can be said without running it: security, then check.
+[group('check')]
+lint: security check
+
+# Known vulnerabilities of what is pinned (pip-audit); asks OSV over the internet, fails when it can't.
+[group('supply chain')]
+audit *options: _python
+    .venv/bin/python -m tools.audit requirements/dev.txt {{ options }}
+
+# Licences of what ships, against the allowlist in pyproject.toml.
+[group('supply chain')]
+licenses: _python
+    .venv/bin/python -W ignore::UserWarning -m liccheck.command_line --level PARANOID --no-deps -r requirements/extras.txt
+
+# Vulnerabilities by two tools (pysentry-rs, pip-audit), and licences.
+[group('supply chain')]
+security: _python audit licenses
+    .venv/bin/pysentry-rs --no-config --no-resolver --compact --fail-on low --forbid-quarantined --requirements-files requirements/dev.txt
+
+# Bill of materials of what the image holds, as CycloneDX: build/sbom.json.
+[group('supply chain')]
+sbom: _python
+    .venv/bin/uv venv --quiet --clear build/runtime
+    .venv/bin/uv pip install --quiet --python build/runtime --require-hashes -r requirements/runtime.txt
+    .venv/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
+    @echo build/sbom.json
 
 # Ten minutes of mixed load with a failing LLM: prints figures, plots docs/performance/soak.svg.
 [group('measure')]
-soak minutes="10":
+soak minutes="10": _python
     .venv/bin/python -m benchmarks.soak --minutes {{ minutes }}
 
 # Bytes a client and time a decision of the rate limit's store, up to a million clients.
 [group('measure')]
-bench-buckets:
+bench-buckets: _python
     .venv/bin/python -m benchmarks.buckets
 
 # What metrics and traces cost.
 [group('measure')]
-bench-telemetry:
+bench-telemetry: _python
     .venv/bin/python -m benchmarks.telemetry
 
 # Start-up against a bare app.
 [group('measure')]
-bench-startup:
+bench-startup: _python
     .venv/bin/python -m benchmarks.startup
 
 # Format the code.
 [group('change')]
-format:
+format: _python
     .venv/bin/ruff check --fix --quiet
     .venv/bin/ruff format
 
 # Generate src/generated from the proto file.
 [group('change')]
-proto out=".":
+proto out=".": _python
     .venv/bin/python -m grpc_tools.protoc --proto_path=src/generated=protos/genkit/sample/v1 \
         --python_out={{ out }} --pyi_out={{ out }} --grpc_python_out={{ out }} src/generated/service.proto
 
+# Write .local.env.example from Settings.
+[group('change')]
+env-example: _python
+    .venv/bin/python -m tools.env_example
+
+# Pin the newest versions that pyproject.toml allows, with hashes: what runs, with every extra, and for development.
+[group('change')]
+lock: _python
+    {{ pin }} -o requirements/runtime.txt
+    {{ pin }} {{ extras }} -c requirements/runtime.txt -o requirements/extras.txt
+    {{ pin }} --extra dev -c requirements/extras.txt -o requirements/dev.txt
+    ! grep -nE '://|^--' requirements/*.txt
+
+pin := ".venv/bin/uv pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml"
+extras := "--extra aws --extra azure --extra gcp --extra observability --extra ollama --extra openai --extra sentry --extra servers"
+
+_python:
+    @./run.sh setup
+
+_node:
+    @command -v npm >/dev/null || { echo "error: npm is needed (Debian: apt install nodejs npm)" >&2; exit 1; }
+    @npm install --no-save --silent --no-fund --no-audit
+
 # Check that src/generated is what the proto file gives.
-[group('check')]
-proto-check:
+_proto-check:
     #!/usr/bin/env bash
     set -euo pipefail
     fresh=$(mktemp -d)
     trap 'rm -rf "$fresh"' EXIT
     {{ just_executable() }} --quiet proto "$fresh"
     for file in service_pb2.py service_pb2.pyi service_pb2_grpc.py; do
-        diff -q "$fresh/src/generated/$file" "src/generated/$file" || { echo "run 'just proto'"; exit 1; }
+        diff -q "$fresh/src/generated/$file" "src/generated/$file" || { echo "error: run 'just proto'" >&2; exit 1; }
     done
-
-# Pin the newest versions that pyproject.toml allows, with hashes.
-[group('change')]
-lock:
-    .venv/bin/uv pip compile --upgrade {{ pins }} pyproject.toml -o requirements/runtime.txt
-    .venv/bin/uv pip compile --upgrade {{ pins }} pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt
-    ! grep -nE '://|^--' requirements/*.txt
-
-pins := "--quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate"

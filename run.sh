@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh [flags]      make .venv, install, start the service in debug mode (flags: ./run.sh --help)
 # ./run.sh test [args]  install what the tests need and run the whole suite (args go to pytest)
+# ./run.sh setup        only install what tests and tools need
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -70,6 +71,10 @@ EOF
 }
 
 make_venv
+if [ "${1:-}" = setup ]; then
+    install requirements/dev.txt
+    exit
+fi
 if [ "${1:-}" = test ]; then
     shift
     install requirements/dev.txt
