@@ -26,7 +26,7 @@ from src.llm import Llm
 from src.observability.logs import configure_logging
 from src.observability.watch import Watch, build_watch
 from src.rate_limit import BucketStore, MemoryBuckets
-from src.rest import build_rest
+from src.rest import Shortcut, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.probes import STATUS_PATH
@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:
         watch.status.add_to(rest)
-    return websockets_as_http(watch.requests(apply_security_middleware(rest, settings, buckets)))
+    return websockets_as_http(watch.requests(apply_security_middleware(Shortcut(rest), settings, buckets)))
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

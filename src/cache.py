@@ -35,8 +35,8 @@ class _Flight(Generic[V]):
 class FlowCache(Generic[V]):
     """Results by key: TTL, LRU, and single flight.
 
-    All callers of one key get the same object, so values have to be immutable. Failures are shared by those who
-    wait for them, and never kept.
+    All callers of one key get the same object, so values have to be immutable; None is no value. Failures are shared
+    by those who wait for them, and never kept.
 
     Args:
         ttl: Seconds that a result is good for, from the end of the call that made it.
@@ -56,20 +56,26 @@ class FlowCache(Generic[V]):
         """A snapshot, for metrics."""
         return CacheStats(self._hits, self._misses, self._shared, len(self._entries))
 
+    def kept(self, key: str) -> V | None:
+        """The result kept under `key`, if it is still good."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        good_until, value = entry
+        if self._clock() >= good_until:
+            del self._entries[key]
+            return None
+        self._hits += 1
+        self._entries.move_to_end(key)
+        return value
+
     async def get(self, key: str, call: Callable[[], Awaitable[V]]) -> V:
         """The result kept under `key`, else that of `call`, which is made once for all who wait for it.
 
         A caller who is cancelled leaves the others their call; when the last one has left, it is cancelled too.
         """
-        entry = self._entries.get(key)
-        if entry is not None:
-            good_until, value = entry
-            if self._clock() < good_until:
-                self._hits += 1
-                self._entries.move_to_end(key)
-                return value
-            del self._entries[key]
-        return await self._join(key, call)
+        value = self.kept(key)
+        return await self._join(key, call) if value is None else value
 
     async def _join(self, key: str, call: Callable[[], Awaitable[V]]) -> V:
         flight = self._flights.get(key)

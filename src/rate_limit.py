@@ -6,9 +6,9 @@ The bucket is kept as its theoretical arrival time (GCRA, ITU-T I.371): one numb
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,8 +21,7 @@ from src.util.rate import Rate
 MAX_BUCKETS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether a request may pass.
 
     Attributes:
@@ -131,10 +130,10 @@ class RateLimitMiddleware:
         decision = await self._buckets.take(bucket_key(client_of(scope, self._proxies)))
         limits = [self._policy, (b"ratelimit", _state(decision))]
 
-        async def telling(message: Message) -> None:
+        def telling(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *limits]}
-            await send(message)
+            return send(message)
 
         if decision.allowed:
             await self.app(scope, receive, telling)

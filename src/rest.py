@@ -1,37 +1,29 @@
 """The REST adapter: a FastAPI app made from the operation rows.
 
-FastAPI routes, and documents from the endpoints' types; the bytes of a request and of an answer are parsed and
-written by pydantic directly, which is faster and refuses bad JSON of any kind in the one way clients know.
+FastAPI documents the endpoints, and answers what is for none of them; they themselves are plain ASGI apps.
 """
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 
-import orjson
-import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.config import Settings
-from src.errors import InvalidInput, ServiceError, as_service_error, public_validation_errors
-from src.observability.failures import log_failure
+from src.errors import ServiceError
 from src.operations import OPERATIONS, Operation
+from src.rest_endpoints import HealthEndpoint, OperationEndpoint, answer_failure, answer_status
 from src.runner import Runner
 from src.schemas import HealthResponse, Problem, ValidationFailures
-from src.util.disconnect import ClientGone, while_connected
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
-from src.util.request_id import request_id_of
-
-log = structlog.get_logger(__name__)
 
 # Ours sees the whole chain; FastAPI's would make a second span, and records what people sent.
 NO_TELEMETRY: TelemetryConfig = {
@@ -41,7 +33,6 @@ NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
 SCHEMA_REF = "#/components/schemas/{model}"
 # What any operation may be answered with instead of its output.
 FAILURES = {
@@ -82,67 +73,106 @@ def build_rest(
     _add_health(app, is_ready)
     _describe_failures(app)
 
-    async def on_error(request: Request, error: Exception) -> Response:
-        return error_response(request.scope, error)
+    async def on_failure(request: Request, error: Exception) -> Response:
+        return _Sent(lambda send: answer_failure(request.scope, send, error, request.url.path))
+
+    async def on_status(request: Request, error: Exception) -> Response:
+        status = error if isinstance(error, HTTPException) else HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _Sent(lambda send: answer_status(request.scope, send, status.status_code, status.headers))
 
     async def leave_to_the_chain(_request: Request, error: Exception) -> Response:
         raise error
 
-    for expected in (ServiceError, HTTPException):
-        app.add_exception_handler(expected, on_error)
+    app.add_exception_handler(ServiceError, on_failure)
+    app.add_exception_handler(HTTPException, on_status)
     # Starlette would answer a bug itself, in plain text and outside its own middleware.
     app.add_exception_handler(Exception, leave_to_the_chain)
     return app
 
 
+class _Sent(Response):
+    """An answer that is sent by a function."""
+
+    def __init__(self, write: Callable[[Send], Awaitable[None]]) -> None:
+        self._write = write
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await self._write(send)
+
+
+class Shortcut:
+    """Takes requests past FastAPI to the endpoints that it would route them to.
+
+    A look into a table does for them what costs FastAPI three middlewares and a pattern for each route. Everything
+    else is FastAPI's: the documents, and what is for no endpoint.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self._endpoints: dict[tuple[str, str], ASGIApp] = {
+            (method, route.path): route.app
+            for route in app.routes
+            if isinstance(route, _DirectRoute)
+            for method in route.methods or ()
+        }
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        return (endpoint or self.app)(scope, receive, send)
+
+
+class _DirectRoute(APIRoute):
+    """A route to an ASGI app, documented by a function's types."""
+
+
 def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
-    ok = HealthResponse().model_dump_json().encode()
-
-    async def health() -> Response:
+    async def health() -> None:
         """The process runs."""
-        return Response(ok, media_type="application/json")
 
-    async def ready() -> Response:
+    async def ready() -> None:
         """The process can serve."""
-        if is_ready():
-            return Response(ok, media_type="application/json")
-        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE)
 
-    for paths, endpoint in ((LIVENESS_PATHS, health), (READINESS_PATHS, ready)):
+    for paths, documented, is_well in ((LIVENESS_PATHS, health, lambda: True), (READINESS_PATHS, ready, is_ready)):
         for path in paths:
-            app.add_api_route(path, endpoint, methods=["GET"], response_model=HealthResponse, tags=["health"])
+            _add_endpoint(
+                app,
+                path,
+                HealthEndpoint(is_well),
+                documented,
+                methods=["GET"],
+                response_model=HealthResponse,
+                tags=["health"],
+            )
 
 
 def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
-    async def answer(request: Request, body: BaseModel) -> Response:
-        result = await while_connected(request.receive, runner.run(operation, body))
-        return Response(result.encoded(_to_json), media_type="application/json")
+    async def documented(body: BaseModel) -> None: ...
 
-    async def stream(_request: Request, body: BaseModel) -> Response:
-        runner.check_accepting()
-        return EventStream(operation, runner, body)
-
-    endpoint = stream if operation.streamed else answer
-    endpoint.__annotations__["body"] = operation.input
-    app.router.add_api_route(
+    documented.__annotations__["body"] = operation.input
+    _add_endpoint(
+        app,
         operation.path,
-        endpoint,
+        OperationEndpoint(operation, runner),
+        documented,
         methods=["POST"],
         status_code=HTTPStatus.OK,
         name=operation.name,
         operation_id=operation.name,
         description=operation.flow.__doc__,
         response_model=None if operation.streamed else operation.output,
-        response_class=EventStream if operation.streamed else JSONResponse,
+        response_class=Response if operation.streamed else JSONResponse,
         responses=_documented_answers(operation),
         openapi_extra={"requestBody": {"required": False}},
-        route_class_override=_OperationRoute,
         tags=["flows"],
     )
 
 
-def _to_json(output: BaseModel) -> bytes:
-    return output.__pydantic_serializer__.to_json(output, by_alias=True)
+def _add_endpoint(
+    app: FastAPI, path: str, endpoint: ASGIApp, documented: Callable[..., Awaitable[None]], **documentation: Any
+) -> None:
+    app.router.add_api_route(path, documented, route_class_override=_DirectRoute, **documentation)
+    route: Any = app.routes[-1]
+    route.app = endpoint
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
@@ -194,113 +224,3 @@ def _describe_failures(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-class _OperationRoute(APIRoute):
-    """A route whose body pydantic reads from the raw bytes: an empty one is `{}`, a bad one 422."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        model: type[BaseModel] = self.endpoint.__annotations__["body"]
-
-        async def handle(request: Request) -> Response:
-            try:
-                raw = await request.body()
-            except ClientDisconnect:
-                return Response(status_code=CLIENT_GONE)
-            if raw and not _is_json(request.headers.get("content-type", "")):
-                raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-            try:
-                body = model.model_validate_json(raw or b"{}")
-            except ValidationError as error:
-                return _unprocessable(public_validation_errors(error.errors(include_url=False)))
-            try:
-                answer: Response = await self.endpoint(request, body)
-            except ClientGone:
-                return Response(status_code=CLIENT_GONE)
-            return answer
-
-        return handle
-
-
-def _is_json(content_type: str) -> bool:
-    """Anything else could come from a form on another site, which a browser sends without asking."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
-
-
-class EventStream(Response):
-    """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` each, at the end `{"done": true, ...}`.
-
-    The headers leave at once. A failure becomes an `error` event with the problem as its data; a client that
-    leaves ends the flow and its LLM call.
-    """
-
-    def __init__(self, operation: Operation, runner: Runner, body: BaseModel) -> None:
-        self._operation = operation
-        self._runner = runner
-        self._input = body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        try:
-            await while_connected(receive, self._send_events(scope, send))
-        except ClientGone:
-            log.info("client left the stream", operation=self._operation.name)
-
-    async def _send_events(self, scope: Scope, send: Send) -> None:
-        async with aclosing(self._events(scope)) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _events(self, scope: Scope) -> AsyncGenerator[bytes, None]:
-        try:
-            async with aclosing(self._runner.stream(self._operation, self._input)) as items:
-                async for item in items:
-                    yield _event(self._data(item))
-        except ServiceError as failure:
-            log_failure(failure, self._operation.name)
-            yield b"event: error\n" + _event(failure.problem(request_id_of(scope)))
-
-    def _data(self, item: str | BaseModel) -> dict[str, Any]:
-        if isinstance(item, str):
-            return {"chunk": item}
-        field = self._operation.text_field or ""
-        return {"done": True, field: getattr(item, field)}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
-
-
-def _unprocessable(errors: list[dict[str, Any]]) -> Response:
-    """FastAPI's own shape of a 422, each location led by `body`, without an echo of the input."""
-    details = [{**e, "loc": ["body", *e["loc"]]} for e in errors]
-    return Response(orjson.dumps({"detail": details}), 422, media_type="application/json")
-
-
-def error_response(scope: Scope, error: Exception) -> Response:
-    """The answer to a failure that was foreseen: problem details (RFC 9457), or for invalid input FastAPI's 422."""
-    if isinstance(error, HTTPException):
-        phrase = HTTPStatus(error.status_code).phrase
-        return _problem(
-            {
-                "type": "about:blank",
-                "title": phrase,
-                "status": error.status_code,
-                "detail": phrase,
-                "request_id": request_id_of(scope),
-            },
-            error.headers,
-        )
-    failure = as_service_error(error)
-    route = scope.get("route")
-    log_failure(failure, route.name if isinstance(route, _OperationRoute) else scope["path"])
-    if isinstance(failure, InvalidInput):
-        return Response(orjson.dumps({"detail": failure.as_validation_errors()}), 422, media_type="application/json")
-    return _problem(failure.problem(request_id_of(scope)), failure.headers())
-
-
-def _problem(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), body["status"], headers=headers, media_type="application/problem+json")

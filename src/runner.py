@@ -55,6 +55,17 @@ class Runner:
         self._cache = cache
         self._drain = drain
 
+    def kept(self, operation: Operation, input: BaseModel) -> Result | None:
+        """The flow's result, if the cache has it: without waiting, or anything else that a wait takes.
+
+        Raises:
+            ShuttingDown: new work is refused.
+        """
+        if self._cache is None or not operation.cached:
+            return None
+        self._drain.check()
+        return self._cache.kept(cache_key(operation.name, self._model, input))
+
     async def run(self, operation: Operation, input: BaseModel) -> Result:
         """The flow's result, from the cache where it may be. Cancelling ends the LLM call, unless others wait for it.
 

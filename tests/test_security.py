@@ -15,9 +15,9 @@ from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import LogCapture
 
-from src import security
 from src.config import Settings, load_settings
 from src.observability import failures
+from src.observability.access_log import AccessLines
 from src.rate_limit import MemoryBuckets
 from src.security import layers, wrap
 
@@ -34,8 +34,8 @@ REQUIRED = {
 }
 NAMES = [
     "AccessLog",
-    "GZipMiddleware",
-    "CORSMiddleware",
+    "GZip",
+    "CORS",
     "TrustedHost",
     "RateLimitMiddleware",
     "Timeout",
@@ -233,8 +233,12 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the chain logs, with what is bound to the request."""
     capture = LogCapture()
     logger = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, capture])
-    monkeypatch.setattr(security, "access_log", logger)
     monkeypatch.setattr(failures, "log", logger)
+
+    def write(_: AccessLines, event: str, level: str, fields: dict[str, Any]) -> None:
+        getattr(logger, level)(event, **fields)
+
+    monkeypatch.setattr(AccessLines, "write", write)
     return capture.entries
 
 
@@ -302,7 +306,7 @@ def test_a_failure_in_mid_stream_is_one_error_event_and_a_clean_end(path: str, s
     ("asked", "status", "layer"),
     [
         pytest.param({"path": "/", "headers": {"host": "evil.test"}}, 400, "TrustedHost", id="host"),
-        pytest.param({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200, "CORSMiddleware", id="cors"),
+        pytest.param({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200, "CORS", id="cors"),
         pytest.param({"path": "/echo", "body": [b"x" * 101]}, 413, "MaxBodySize", id="body"),
         pytest.param({"path": "/hang"}, 504, "Timeout", id="timeout"),
         pytest.param({"path": "/bug"}, 500, "ExceptionHandler", id="bug"),

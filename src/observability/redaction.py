@@ -47,10 +47,11 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in (secret, _in_json(secret))}
-        self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
+        self._known = sorted(known, key=len, reverse=True)
         self._looks = [
-            (hints, re.compile(pattern, re.IGNORECASE | re.ASCII), kept + HIDDEN)
+            (hint, re.compile(pattern, re.IGNORECASE | re.ASCII), kept + HIDDEN)
             for pattern, kept, hints in _SECRET_LOOKS
+            for hint in hints
         ]
 
     def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -63,11 +64,12 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Any text without what is, or looks like, a secret."""
-        if self._known is not None:
-            text = self._known.sub(HIDDEN, text)
+        for secret in self._known:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
         small = text.lower()
-        for hints, look, replacement in self._looks:
-            if any(hint in small for hint in hints):
+        for hint, look, replacement in self._looks:
+            if hint in small:
                 text = look.sub(replacement, text)
         return text
 

@@ -8,6 +8,7 @@ from starlette.types import Message, Scope, Send
 
 from src.errors import ServiceError
 from src.util.request_id import request_id_of
+from src.util.scope import first_header
 
 LAST_WORDS_SECONDS = 1.0  # for a client that reads; one that does not must not hold the request
 
@@ -19,6 +20,8 @@ class Answer:
     events leaves at once.
     """
 
+    __slots__ = ("_ended", "_held", "_is_event_stream", "_send", "_started")
+
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: Message | None = None
@@ -27,10 +30,8 @@ class Answer:
     async def send(self, message: Message) -> None:
         """Pass a message on, and remember it."""
         if message["type"] == "http.response.start":
-            self._is_event_stream = any(
-                name == b"content-type" and value.startswith(b"text/event-stream")
-                for name, value in message.get("headers", ())
-            )
+            content_type = first_header(message.get("headers", ()), b"content-type")
+            self._is_event_stream = content_type.startswith(b"text/event-stream")
             if not self._is_event_stream:
                 self._held = message
                 return

@@ -54,6 +54,8 @@ class TrustedProxies:
         Returns:
             An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
         """
+        if not forwarded_for:
+            return _spelled(peer)
         address = parse_address(peer)
         if address is None:
             return UNKNOWN
@@ -101,6 +103,12 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
+@lru_cache(maxsize=4096)
+def _spelled(peer: str) -> str:
+    address = parse_address(peer)
+    return UNKNOWN if address is None else str(address)
+
+
 def _is_port(text: str) -> bool:
     return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit()
 
@@ -111,6 +119,7 @@ def client_of(scope: Scope, proxies: TrustedProxies) -> str:
     return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
 
 
+@lru_cache(maxsize=4096)
 def bucket_key(client: str) -> str:
     """Whom a client shares its rate limit with: an IPv6 host has a whole /64 to itself (RFC 6177)."""
     address = parse_address(client)

@@ -1,7 +1,7 @@
 """The id that joins a request's answer and its log lines."""
 
+import os
 import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from src.util.scope import headers_of
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -16,7 +17,13 @@ def checked_request_id(given: Sequence[str]) -> str:
     """The one id that was given, if it has 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`, else a new UUID4."""
     if len(given) == 1 and _HARMLESS.fullmatch(given[0]):
         return given[0]
-    return str(uuid.uuid4())
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4, RFC 9562); the standard library's takes more than twice as long to make."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def request_id_of(scope: Scope) -> str:
@@ -24,5 +31,6 @@ def request_id_of(scope: Scope) -> str:
     state: dict[str, Any] = scope.setdefault("state", {})
     request_id: str | None = state.get("request_id")
     if request_id is None:
-        request_id = state["request_id"] = checked_request_id(headers_of(scope, b"x-request-id"))
+        given = headers_of(scope, b"x-request-id")
+        request_id = state["request_id"] = checked_request_id(given) if given else new_request_id()
     return request_id

@@ -14,22 +14,26 @@ MAX_SECONDS = 1.0
 
 
 class UnreadBody:
-    """The body of one request, as the app has left it."""
+    """The body of one request, as the app has left it.
+
+    Attributes:
+        is_untouched: Whether the app has not begun to read it.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._is_untouched = True
+        self.is_untouched = True
 
     async def receive(self) -> Message:
         """For the app."""
-        self._is_untouched = False
+        self.is_untouched = False
         return await self._receive()
 
     async def discard(self) -> None:
         """Read it to its end where the app has not begun to; a long or a slow one is left."""
-        if not self._is_untouched:
+        if not self.is_untouched:
             return
-        self._is_untouched = False
+        self.is_untouched = False
         left = MAX_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_SECONDS):

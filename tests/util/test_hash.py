@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from src.schemas import TranslateRequest
 from src.util.hash import cache_key
 
-REQUESTS = st.builds(TranslateRequest, text=st.text(min_size=1, max_size=9), target_language=st.text(max_size=9))
+REQUESTS = st.builds(TranslateRequest, text=st.text(max_size=9).filter(str.strip), target_language=st.text(max_size=9))
 
 
 def key(input: TranslateRequest, flow: str = "translate_text", model: str = "offline/demo") -> str:

@@ -1,0 +1,162 @@
+"""What goes round a layer, or past FastAPI, comes out as if it had not."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.asgi import create_app
+from src.config import load_settings
+from src.rest import Shortcut
+from src.security import CORS, GZip, TrustedHost
+
+ORIGINS = ["https://app.test", "https://other.test"]
+HOSTS = ["api.test", "*.wild.test", "192.0.2.1", "[::1]"]
+LAYERS: dict[str, tuple[Callable[[ASGIApp], ASGIApp], Callable[[ASGIApp], ASGIApp]]] = {
+    "GZip": (GZip, GZipMiddleware),
+    "CORS": (
+        lambda app: CORS(app, ORIGINS),
+        lambda app: CORSMiddleware(
+            app,
+            allow_origins=ORIGINS,
+            allow_methods=("GET", "POST", "OPTIONS"),
+            allow_headers=("Content-Type", "Authorization", "X-Request-ID"),
+            expose_headers=("X-Request-ID", "Retry-After"),
+        ),
+    ),
+    "TrustedHost": (
+        lambda app: TrustedHost(app, HOSTS),
+        lambda app: TrustedHostMiddleware(app, allowed_hosts=HOSTS, www_redirect=False),
+    ),
+}
+
+request_headers = st.lists(
+    st.one_of(
+        st.tuples(st.just(b"accept-encoding"), st.sampled_from([b"gzip", b"br", b"gzip;q=0", b"identity", b"", b"*"])),
+        st.tuples(st.just(b"origin"), st.sampled_from([b"https://app.test", b"https://evil.test", b"null", b""])),
+        st.tuples(
+            st.just(b"host"),
+            st.sampled_from([b"api.test", b"API.test", b"api.test:80", b"a.wild.test", b"evil.test", b"[::1]:80", b""]),
+        ),
+        st.tuples(st.just(b"access-control-request-method"), st.sampled_from([b"POST", b"PUT"])),
+    ),
+    max_size=4,
+)
+response_headers = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just(b"content-type"),
+            st.sampled_from(
+                [
+                    b"application/json",
+                    b"text/event-stream",
+                    b"Text/Event-Stream; charset=utf-8",
+                    b"image/png",
+                    b"video/mp4",
+                    b"application/grpc+proto",
+                    b"",
+                ]
+            ),
+        ),
+        st.tuples(st.just(b"content-encoding"), st.just(b"br")),
+        st.tuples(st.just(b"vary"), st.sampled_from([b"Cookie", b"*", b"Origin", b"accept-encoding"])),
+        st.tuples(st.just(b"x-other"), st.just(b"1")),
+    ),
+    max_size=4,
+)
+chunks = st.lists(st.sampled_from([b"", b"x", b"x" * 499, b"x" * 500, b"x" * 3000]), min_size=1, max_size=3)
+
+
+def asked(app: ASGIApp, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> list[Message]:
+    """The messages that leave the app."""
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+        "client": ("192.0.2.7", 1),
+        "server": ("api.test", 80),
+        "state": {"request_id": "the-id"},
+    }
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if waiting:
+            return waiting.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append({**message, "headers": sorted(message.get("headers", ()))})
+
+    async def main() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(main())
+    return sent
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@given(
+    method=st.sampled_from(["GET", "POST", "OPTIONS"]),
+    given_headers=request_headers,
+    answer=st.tuples(st.sampled_from([200, 206, 404]), response_headers, chunks),
+)
+def test_going_round_a_layer_gives_the_same_bytes(
+    layer: str, method: str, given_headers: list[tuple[bytes, bytes]], answer: tuple[int, Any, list[bytes]]
+) -> None:
+    status, answered_headers, body = answer
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": list(answered_headers)})
+        for number, chunk in enumerate(body, 1):
+            await send({"type": "http.response.body", "body": chunk, "more_body": number < len(body)})
+
+    ours, starlettes = LAYERS[layer]
+    assert asked(ours(app), method, "/", given_headers) == asked(starlettes(app), method, "/", given_headers)
+
+
+def rest_app() -> FastAPI:
+    """The FastAPI app inside of the whole service."""
+    app: Any = create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
+    while not isinstance(app, Shortcut):
+        app = app.__closure__[0].cell_contents if hasattr(app, "__closure__") else app.app
+    return app.app
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/ready"),
+        ("HEAD", "/health"),
+        ("POST", "/health"),
+        ("POST", "/translate"),
+        ("GET", "/translate"),
+        ("POST", "/translate/"),
+        ("POST", "/tell-story/stream"),
+        ("POST", "/review-code"),
+        ("GET", "/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b'{"text": "hello"}', b'{"text": ', b'{"topic": 7, "text": 7}'])
+@pytest.mark.parametrize("content_type", [b"application/json", b"text/plain"])
+def test_going_past_fastapi_gives_the_same_answer(method: str, path: str, body: bytes, content_type: bytes) -> None:
+    app = rest_app()
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    assert asked(Shortcut(app), method, path, headers, body) == asked(app, method, path, headers, body)
