@@ -23,8 +23,8 @@ check: _python _node _proto-check
     .venv/bin/ruff format --check
     .venv/bin/mypy
     .venv/bin/shellcheck run.sh .ci/run
-    .venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-    .venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+    {{ schema }} vendor.github-workflows .github/workflows/*.yml
+    {{ schema }} vendor.dependabot .github/dependabot.yml
     .venv/bin/zizmor --offline --quiet .github
     node_modules/.bin/buf lint protos
 
@@ -52,7 +52,7 @@ security: _python audit licenses
 sbom: _python
     .venv/bin/uv venv --quiet --clear build/runtime
     .venv/bin/uv pip install --quiet --python build/runtime --require-hashes -r requirements/runtime.txt
-    .venv/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
+    {{ tool }} --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
     @echo build/sbom.json
 
 # Ten minutes of mixed load with a failing LLM: prints figures, plots docs/performance/soak.svg.
@@ -102,6 +102,10 @@ lock: _python
 
 pin := ".venv/bin/uv pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml"
 extras := "--extra aws --extra azure --extra gcp --extra observability --extra ollama --extra openai --extra sentry --extra servers"
+
+# Tools whose packages must not be among those that the tests run with.
+tool := ".venv/bin/uv tool run --quiet"
+schema := tool + " --from check-jsonschema==0.39.0 check-jsonschema --builtin-schema"
 
 _python:
     @./run.sh setup

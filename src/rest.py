@@ -15,6 +15,7 @@ from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.config import Settings
@@ -112,17 +113,13 @@ class Shortcut:
         self._endpoints: dict[tuple[str, str], ASGIApp] = {
             (method, route.path): route.app
             for route in app.routes
-            if isinstance(route, _DirectRoute)
+            if isinstance(route, Route | APIRoute) and isinstance(route.app, HealthEndpoint | OperationEndpoint)
             for method in route.methods or ()
         }
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         return (endpoint or self.app)(scope, receive, send)
-
-
-class _DirectRoute(APIRoute):
-    """A route to an ASGI app, documented by a function's types."""
 
 
 def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
@@ -168,11 +165,23 @@ def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
 
 
 def _add_endpoint(
-    app: FastAPI, path: str, endpoint: ASGIApp, documented: Callable[..., Awaitable[None]], **documentation: Any
+    app: FastAPI,
+    path: str,
+    endpoint: ASGIApp,
+    documented: Callable[..., Awaitable[None]],
+    *,
+    methods: list[str],
+    **documentation: Any,
 ) -> None:
-    app.router.add_api_route(path, documented, route_class_override=_DirectRoute, **documentation)
-    route: Any = app.routes[-1]
-    route.app = endpoint
+    """Route to the endpoint. What documents it is prepared, which takes its time, where there are documents."""
+    route: APIRoute | Route
+    if app.openapi_url:
+        route = APIRoute(path, documented, methods=methods, **documentation)
+        route.app = endpoint
+    else:
+        route = Route(path, endpoint, methods=methods)
+        route.methods = set(methods)  # it adds HEAD
+    app.router.routes.append(route)
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
