@@ -22,7 +22,7 @@ check: _python _node _proto-check
     .venv/bin/ruff check
     .venv/bin/ruff format --check
     .venv/bin/mypy
-    .venv/bin/shellcheck run.sh .ci/run
+    .venv/bin/shellcheck run.sh .ci/run tools/container/stand_ins.sh
     {{ schema }} vendor.github-workflows .github/workflows/*.yml
     {{ schema }} vendor.dependabot .github/dependabot.yml
     .venv/bin/zizmor --offline --quiet .github
@@ -54,6 +54,11 @@ sbom: _python
     .venv/bin/uv pip install --quiet --python build/runtime --require-hashes -r requirements/runtime.txt
     {{ tool }} --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
     @echo build/sbom.json
+
+# Build the image on stand-ins of its base images, run it, and hold it to docs/container.md (as root, or with a user namespace).
+[group('ship')]
+container-check: _python
+    .venv/bin/python -m tools.container.check
 
 # Ten minutes of mixed load with a failing LLM: prints figures, plots docs/performance/soak.svg.
 [group('measure')]
@@ -92,15 +97,19 @@ proto out=".": _python
 env-example: _python
     .venv/bin/python -m tools.env_example
 
-# Pin the newest versions that pyproject.toml allows, with hashes: what runs, with every extra, and for development.
+# Pin the newest versions that pyproject.toml allows, with hashes: what runs, with every extra, for development, in the image.
 [group('change')]
 lock: _python
     {{ pin }} -o requirements/runtime.txt
     {{ pin }} {{ extras }} -c requirements/runtime.txt -o requirements/extras.txt
     {{ pin }} --extra dev -c requirements/extras.txt -o requirements/dev.txt
+    {{ pin }} {{ not_in_image }} -c requirements/runtime.txt -o requirements/image.txt
     ! grep -nE '://|^--' requirements/*.txt
 
 pin := ".venv/bin/uv pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml"
+# What no request comes to: Vertex AI and what only it needs, the SDK's own handling of images, look-ups of mail hosts,
+# type stubs. `just container-check` runs the image without them.
+not_in_image := replace_regex("google-cloud-aiplatform google-cloud-bigquery google-cloud-core google-cloud-resource-manager google-cloud-storage google-crc32c google-resumable-media grpc-google-iam-v1 proto-plus docstring-parser google-api-core python-dateutil pillow dnspython types-aiofiles types-pyyaml", '(\S+)', '--no-emit-package $1')
 extras := "--extra aws --extra azure --extra gcp --extra observability --extra ollama --extra openai --extra sentry --extra servers"
 
 # Tools whose packages must not be among those that the tests run with.

@@ -1,5 +1,6 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ LIMITS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_metadata_size", 16_384),
+    # A client looks names up when it connects: only one that has to do so anew finds servers that came later.
+    ("grpc.max_connection_age_ms", 1_800_000),
 )
 
 
@@ -58,6 +61,7 @@ class GrpcServer:
                 *LIMITS,
                 ("grpc.max_receive_message_length", settings.max_body_size),
                 ("grpc.max_connection_idle_ms", settings.keep_alive_timeout * 1000),
+                ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
             ),
         )
         self._server.add_generic_rpc_handlers((_service_handlers(runner, settings.request_timeout),))
