@@ -92,6 +92,11 @@ proto out=".": _python
     .venv/bin/python -m grpc_tools.protoc --proto_path=src/generated=protos/genkit/sample/v1 \
         --python_out={{ out }} --pyi_out={{ out }} --grpc_python_out={{ out }} src/generated/service.proto
 
+# Make it your own service: `just rename invoice-helper`.
+[group('change')]
+rename name: _python
+    .venv/bin/python -m tools.rename {{ name }}
+
 # Write .local.env.example from Settings.
 [group('change')]
 env-example: _python

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SERVICE = "genkit-service"
+SERVICE = "hardened-genkit-service"
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 

@@ -60,7 +60,7 @@ def build_rest(
         is_ready: Whether the process can serve now: what /ready tells.
     """
     app = FastAPI(
-        title="Genkit sample service",
+        title="Hardened Genkit service",
         version="1.0.0",
         lifespan=lifespan,
         docs_url="/docs" if settings.debug else None,

@@ -51,7 +51,7 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     precious.mkdir()
     (precious / "thesis").write_text("x")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / f"genkit-service-metrics-{os.getuid()}-1").symlink_to(precious)
+    (tmp_path / f"hardened-genkit-service-metrics-{os.getuid()}-1").symlink_to(precious)
     with pytest.raises(PermissionError, match="somebody else"):
         join_store(1)
     assert (precious / "thesis").exists()

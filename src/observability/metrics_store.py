@@ -22,7 +22,7 @@ def join_store(port: int) -> IO[bytes]:
     Raises:
         OSError: the directory belongs to somebody else, or can't be written.
     """
-    directory = Path(tempfile.gettempdir()) / f"genkit-service-metrics-{os.getuid()}-{port}"
+    directory = Path(tempfile.gettempdir()) / f"hardened-genkit-service-metrics-{os.getuid()}-{port}"
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()  # of a link that somebody else has put there, not of what it leads to
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

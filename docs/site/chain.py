@@ -1,0 +1,29 @@
+"""The layers around the app, from the list in `src.security` that builds them."""
+
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from docs.site.docstrings import summary
+from src.config import Settings
+from src.rate_limit import MemoryBuckets
+from src.security import Edge, layers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer, and what it does in its own words."""
+
+    name: str
+    summary: str
+
+
+def chain() -> list[Layer]:
+    """The layers as a production service has them, outermost first."""
+    settings = Settings(_env_file=None, model="offline/demo")
+    made: list[type] = [type(layer(_app)) for layer in layers(settings, MemoryBuckets(settings.rate_limit))]
+    return [Layer(kind.__name__, summary(kind)) for kind in (Edge, *made)]
+
+
+async def _app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Stands where the app is."""

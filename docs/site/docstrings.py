@@ -1,0 +1,9 @@
+"""What the code says of itself."""
+
+import inspect
+
+
+def summary(thing: object) -> str:
+    """The first sentence of its docstring, without the full stop."""
+    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+    return paragraph.partition(". ")[0].rstrip(".")

@@ -1,0 +1,35 @@
+"""The table of failures, from `src.errors`."""
+
+import inspect
+from collections.abc import Iterator
+
+from docs.site.docstrings import summary
+from docs.site.markdown_table import code, table
+from src.errors import ServiceError
+
+
+def errors_table() -> str:
+    """A row a failure: what happened, and what each protocol says of it."""
+    head = ("What happened", "REST", "gRPC", "`type` over REST")
+    return table(head, (_row(kind) for kind in failures()))
+
+
+def failures(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """All kinds that callers can tell apart; the bug, which stands for all others, last."""
+    for narrower in kind.__subclasses__():
+        yield from failures(narrower)
+    if "slug" in vars(kind):
+        yield kind
+
+
+def _row(kind: type[ServiceError]) -> tuple[str, ...]:
+    what = "A bug of ours" if kind is ServiceError else summary(kind)
+    waits = inspect.signature(kind).parameters.get("retry_after")
+    is_told_when = waits is not None and waits.default is inspect.Parameter.empty
+    status, wait = (", `Retry-After`", ", RetryInfo") if is_told_when else ("", "")
+    return (
+        what,
+        f"{kind.http_status} {kind.title}{status}",
+        code(kind.grpc_code) + wait,
+        code(f"urn:problem:{kind.slug}"),
+    )

@@ -1,0 +1,82 @@
+"""Which module of `src` imports which, read from the source; and the rooms that modules belong to."""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# A room is one concern. A package stands for all its modules that no other room names.
+ROOMS: Mapping[str, tuple[str, ...]] = {
+    "Start": ("__main__", "main", "asgi", "app_init"),
+    "Watching": ("observability",),
+    "The chain": ("security",),
+    "REST": ("rest", "rest_endpoints"),
+    "gRPC": ("grpc_server", "grpc_interceptors", "grpc_errors", "generated"),
+    "Rate limit": ("rate_limit",),
+    "Running a flow": ("runner", "cache", "drain"),
+    "Yours": ("operations", "flows", "schemas"),
+    "The LLM's guards": ("llm", "bulkhead", "circuit_breaker", "image_fetch", "connection"),
+    "Providers": ("providers",),
+    "Logs": (
+        "observability.logs",
+        "observability.access_log",
+        "observability.failures",
+        "observability.redaction",
+        "observability.sentry",
+    ),
+    "Settings": ("config",),
+    "Errors": ("errors",),
+    "Small parts": ("util",),
+}
+# Arrows from these to all others, and from all others to those, would hide the rest.
+ALL_SEEING = ("Watching",)
+SHARED = ("Logs", "Settings", "Errors", "Small parts")
+
+
+def modules(package: Path = ROOT / "src") -> dict[str, Path]:
+    """All modules by dotted name, without the package's own name: `rest`, `util.hash`."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(path.relative_to(package).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        if name:
+            found[name] = path
+    return found
+
+
+def imports(package: Path = ROOT / "src") -> set[tuple[str, str]]:
+    """Pairs of modules of which the first imports the second, wherever in its source."""
+    known = modules(package)
+    pairs = set()
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            pairs |= {(name, target) for target in _targets(node, package.name) if target in known and target != name}
+    return pairs
+
+
+def _targets(node: ast.AST, package: str) -> list[str]:
+    prefix = f"{package}."
+    if isinstance(node, ast.Import):
+        return [alias.name.removeprefix(prefix) for alias in node.names if alias.name.startswith(prefix)]
+    if isinstance(node, ast.ImportFrom) and node.module == package:
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
+        module = node.module.removeprefix(prefix)
+        return [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def room_of(module: str) -> str:
+    """The room of a module. Raises LookupError for one that has none."""
+    rooms = {member: room for room, members in ROOMS.items() for member in members}
+    package = module.partition(".")[0]
+    room = rooms.get(module) or rooms.get(package)
+    if room is None:
+        raise LookupError(f"src/{module.replace('.', '/')}.py is in no room: add it to ROOMS in docs/site/imports.py")
+    return room
+
+
+def room_imports(package: Path = ROOT / "src") -> set[tuple[str, str]]:
+    """Pairs of rooms of which the first imports something of the second."""
+    pairs = {(room_of(importing), room_of(imported)) for importing, imported in imports(package)}
+    return {(importing, imported) for importing, imported in pairs if importing != imported}

@@ -1,0 +1,51 @@
+"""What operators watch: the metrics, the alerts and the dashboard, from the files that make them."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.site.markdown_table import code, table
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GRAFANA = ROOT / "deploy/grafana"
+KINDS = ("Counter", "Gauge", "Histogram")
+
+
+def metrics_table(source: Path = ROOT / "src/observability/metrics.py") -> str:
+    """A row a metric, as the source makes them."""
+    found = [
+        (node.lineno, _metric(node.func.id, node.args))
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS
+    ]
+    return table(("Metric", "Labels", "What it tells"), (row for _, row in sorted(found)))
+
+
+def _metric(kind: str, arguments: list[ast.expr]) -> tuple[str, ...]:
+    name, told, *labels = map(ast.literal_eval, arguments)
+    full_name = f"{name}_total" if kind == "Counter" else name
+    return f"{code(full_name)}<br>{kind.lower()}", ", ".join(map(code, labels[0])) if labels else "", told
+
+
+def alerts() -> list[dict[str, Any]]:
+    """The alert rules."""
+    groups = yaml.safe_load((GRAFANA / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts_table() -> str:
+    """A row an alert."""
+    rows = (
+        (code(rule["alert"]), rule["labels"]["severity"], rule["for"], rule["annotations"]["summary"])
+        for rule in alerts()
+    )
+    return table(("Alert", "Severity", "After", "What has happened"), rows)
+
+
+def panels() -> str:
+    """The titles of the dashboard's panels, as a list."""
+    dashboard = json.loads((GRAFANA / "dashboard.json").read_text(encoding="utf-8"))
+    return "\n".join(f"- {panel['title']}" for panel in dashboard["panels"])
