@@ -92,6 +92,17 @@ proto out=".": _python
     .venv/bin/python -m grpc_tools.protoc --proto_path=src/generated=protos/genkit/sample/v1 \
         --python_out={{ out }} --pyi_out={{ out }} --grpc_python_out={{ out }} src/generated/service.proto
 
+# Build the documentation site into build/site; a warning is an error.
+[group('change')]
+docs: _python
+    @command -v dot >/dev/null || { echo "error: graphviz is needed (Debian: apt install graphviz)" >&2; exit 1; }
+    NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
+# Show it at http://127.0.0.1:8000 while it is written.
+[group('change')]
+docs-serve: _python
+    NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs serve
+
 # Make it your own service: `just rename invoice-helper`.
 [group('change')]
 rename name: _python

@@ -1,11 +1,10 @@
 """Failures as gRPC statuses with `google.rpc` details (AIP-193)."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -15,15 +14,17 @@ from pydantic import ValidationError
 
 from src.errors import InvalidInput, TimedOut, as_service_error, public_validation_errors
 from src.observability.failures import log_failure
+from src.util.deadlines import Deadlines
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(slots=True)
 class Rpc:
-    """What is known of an RPC while it runs: its id, and the bytes of the messages sent to its client."""
+    """What is known of an RPC while it runs: its id, its client, and the bytes of the messages sent to it."""
 
     request_id: str = ""
+    client: str = ""
     sent_bytes: int = 0
 
 
@@ -40,20 +41,29 @@ def current_rpc() -> Rpc:
     return _current_rpc.get(None) or Rpc()
 
 
-@asynccontextmanager
-async def failures_as_status(operation: str, context: Context, seconds: float) -> AsyncIterator[None]:
-    """Ends the RPC with the table's status for whatever its handler raises, and after so many seconds.
+class FailuresAsStatus(AbstractAsyncContextManager[None]):
+    """Ends the RPC with the table's status for whatever its handler raises, and when its time is up.
 
     grpc.aio tells the client the text of any exception, so none may get past this. The client's own deadline, where
     it is sooner, cancels the handler.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        await abort(context, status_of(TimedOut(), operation))
-    except Exception as error:
-        await abort(context, status_of(error, operation))
+
+    def __init__(self, operation: str, context: Context, deadlines: Deadlines) -> None:
+        self._operation = operation
+        self._context = context
+        self._deadline = deadlines.begin()
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._deadline.__exit__(kind, error, traceback)
+        except TimeoutError:
+            await abort(self._context, status_of(TimedOut(), self._operation))
+        if isinstance(error, Exception):
+            await abort(self._context, status_of(error, self._operation))
 
 
 def status_of(error: Exception, operation: str) -> status_pb2.Status:

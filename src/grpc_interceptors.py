@@ -4,7 +4,8 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -14,11 +15,12 @@ from google.protobuf.message import DecodeError
 
 from src.errors import RateLimited
 from src.grpc_errors import Context, Rpc, abort, begin_rpc, current_rpc, status_of
+from src.observability.access_log import AccessLines
 from src.rate_limit import BucketStore
 from src.util.client_address import TrustedProxies, bucket_key
 from src.util.request_id import checked_request_id
 
-access_log = structlog.get_logger("access")
+MAX_KNOWN_RPCS = 128
 
 PROBE_METHODS = frozenset(
     {"/genkit.sample.v1.GenkitService/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
@@ -33,6 +35,10 @@ class AroundRpcs(grpc.aio.ServerInterceptor):
 
     exempt: ClassVar[frozenset[str]] = frozenset()  # full names of RPCs that are left alone
 
+    def __init__(self) -> None:
+        # It is the same for every call of an RPC; callers may invent names, so not all can be kept.
+        self._enclosed = lru_cache(maxsize=MAX_KNOWN_RPCS)(self._enclose)
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
@@ -41,8 +47,9 @@ class AroundRpcs(grpc.aio.ServerInterceptor):
         """The handler that was looked up, inside of this interceptor."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if method in self.exempt:
-            return handler
+        return handler if method in self.exempt else self._enclosed(handler, method)
+
+    def _enclose(self, handler: Any, method: str) -> Any:
         return around(handler, lambda context: self.enclose(method, context), self.sending)
 
     def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
@@ -57,41 +64,59 @@ class AroundRpcs(grpc.aio.ServerInterceptor):
 class GrpcLoggingInterceptor(AroundRpcs):
     """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back."""
 
-    def __init__(self, proxies: TrustedProxies) -> None:
+    def __init__(self, lines: AccessLines, proxies: TrustedProxies) -> None:
+        super().__init__()
+        self._lines = lines
         self._proxies = proxies
 
-    @asynccontextmanager
-    async def enclose(self, method: str, context: Context) -> AsyncIterator[None]:
-        began = time.perf_counter()
-        metadata = context.invocation_metadata() or ()
-        request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
-        client = client_of_rpc(context, self._proxies)  # an RPC that is over has no peer any more
-        rpc = Rpc(request_id)
-        begin_rpc(rpc)
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        code = "OK"
-        try:
-            await context.send_initial_metadata((("x-request-id", request_id),))
-            yield
-        except BaseException as error:
-            code = code_of(error, context)
-            raise
-        finally:
-            write = access_log.debug if method in PROBE_METHODS else access_log.info
-            write(
-                "rpc",
-                method=method,
-                code=code,
-                duration_ms=round((time.perf_counter() - began) * 1000, 2),
-                client=client,
-                request_id=request_id,
-                bytes=rpc.sent_bytes,
-            )
+    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        return _Logged(method, context, self._lines, self._proxies)
 
     def sending(self, message: bytes) -> bytes:
         """Count it."""
         current_rpc().sent_bytes += len(message)
         return message
+
+
+class _Logged(AbstractAsyncContextManager[None]):
+    """Around one RPC."""
+
+    def __init__(self, method: str, context: Context, lines: AccessLines, proxies: TrustedProxies) -> None:
+        self._method = method
+        self._context = context
+        self._lines = lines
+        self._proxies = proxies
+
+    async def __aenter__(self) -> None:
+        self._began = time.perf_counter()
+        metadata = self._context.invocation_metadata() or ()
+        request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
+        client = client_of_rpc(self._context, self._proxies)  # an RPC that is over has no peer any more
+        self._rpc = Rpc(request_id, client)
+        begin_rpc(self._rpc)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._context.send_initial_metadata((("x-request-id", request_id),))
+        except BaseException as error:
+            self._write(code_of(error, self._context))
+            raise
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._write("OK" if error is None else code_of(error, self._context))
+
+    def _write(self, code: str) -> None:
+        self._lines.write(
+            "rpc",
+            "debug" if self._method in PROBE_METHODS else "info",
+            {
+                "method": self._method,
+                "code": code,
+                "duration_ms": round((time.perf_counter() - self._began) * 1000, 2),
+                "client": self._rpc.client,
+                "request_id": self._rpc.request_id,
+                "bytes": self._rpc.sent_bytes,
+            },
+        )
 
 
 class GrpcRateLimitInterceptor(AroundRpcs):
@@ -100,16 +125,30 @@ class GrpcRateLimitInterceptor(AroundRpcs):
     exempt = PROBE_METHODS
 
     def __init__(self, buckets: BucketStore, proxies: TrustedProxies) -> None:
+        super().__init__()
         self._buckets = buckets
         self._proxies = proxies
 
-    @asynccontextmanager
-    async def enclose(self, method: str, context: Context) -> AsyncIterator[None]:
-        client = client_of_rpc(context, self._proxies)
+    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        return _Limited(method, context, self._buckets, self._proxies)
+
+
+class _Limited(AbstractAsyncContextManager[None]):
+    """Around one RPC."""
+
+    def __init__(self, method: str, context: Context, buckets: BucketStore, proxies: TrustedProxies) -> None:
+        self._method = method
+        self._context = context
+        self._buckets = buckets
+        self._proxies = proxies
+
+    async def __aenter__(self) -> None:
+        client = current_rpc().client or client_of_rpc(self._context, self._proxies)
         decision = await self._buckets.take(bucket_key(client))
         if not decision.allowed:
-            await abort(context, status_of(RateLimited(decision.retry_after), method))
-        yield
+            await abort(self._context, status_of(RateLimited(decision.retry_after), self._method))
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 def around(
@@ -174,11 +213,12 @@ def around(
 
 def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:
     """The address of an RPC's client; `x-forwarded-for` in the metadata counts as the header does over REST."""
-    metadata = context.invocation_metadata() or ()
+    metadata = (context.invocation_metadata() or ()) if proxies else ()
     forwarded = [str(value) for key, value in metadata if key == "x-forwarded-for"]
     return proxies.client(peer_address(context.peer()), forwarded)
 
 
+@lru_cache(maxsize=1024)
 def peer_address(peer: str) -> str:
     """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
     return unquote(peer.partition(":")[2])

@@ -14,13 +14,15 @@ from pydantic import BaseModel
 
 from src.config import Settings
 from src.generated import service_pb2
-from src.grpc_errors import Context, failures_as_status
+from src.grpc_errors import Context, FailuresAsStatus
 from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor
+from src.observability.access_log import AccessLines
 from src.operations import OPERATIONS, Operation
 from src.rate_limit import BucketStore
 from src.runner import Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
+from src.util.deadlines import Deadlines
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
@@ -56,7 +58,11 @@ class GrpcServer:
         proxies = TrustedProxies(settings.trusted_proxy_networks)
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(*watchers, GrpcLoggingInterceptor(proxies), GrpcRateLimitInterceptor(buckets, proxies)),
+            interceptors=(
+                *watchers,
+                GrpcLoggingInterceptor(AccessLines(settings), proxies),
+                GrpcRateLimitInterceptor(buckets, proxies),
+            ),
             options=(
                 *LIMITS,
                 ("grpc.max_receive_message_length", settings.max_body_size),
@@ -116,7 +122,8 @@ def _bracketed(host: str) -> str:
 
 
 def _service_handlers(runner: Runner, timeout: float) -> grpc.GenericRpcHandler:
-    handlers = {op.rpc: _operation_handler(op, runner, timeout) for op in OPERATIONS}
+    deadlines = Deadlines(timeout)
+    handlers = {op.rpc: _operation_handler(op, runner, deadlines) for op in OPERATIONS}
     handlers["Health"] = grpc.unary_unary_rpc_method_handler(
         _health,
         response_serializer=service_pb2.HealthResponse.SerializeToString,
@@ -128,7 +135,7 @@ async def _health(_request: bytes, _context: Context) -> Message:
     return service_pb2.HealthResponse(status=HealthResponse().status)
 
 
-def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> "grpc.RpcMethodHandler[Any, Any]":
+def _operation_handler(operation: Operation, runner: Runner, deadlines: Deadlines) -> "grpc.RpcMethodHandler[Any, Any]":
     method = SERVICE.methods_by_name[operation.rpc]
     request_type = _message_class(method.input_type)
     response_type = _message_class(method.output_type)
@@ -146,13 +153,14 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
         raise DecodeError("no message")
 
     async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
-        async with failures_as_status(operation.name, context, timeout):
-            result = await runner.run(operation, await read(requests))
+        async with FailuresAsStatus(operation.name, context, deadlines):
+            input = await read(requests)
+            result = runner.kept(operation, input) or await runner.run(operation, input)
             return result.encoded(encode)
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
         async with (
-            failures_as_status(operation.name, context, timeout),
+            FailuresAsStatus(operation.name, context, deadlines),
             aclosing(runner.stream(operation, await read(requests))) as items,
         ):
             async for item in items:
@@ -165,8 +173,11 @@ def _operation_handler(operation: Operation, runner: Runner, timeout: float) -> 
 class _UnknownMethods(grpc.GenericRpcHandler):
     """Asked last: refuses what no other handler knows as grpc does, but logged and limited like any RPC."""
 
+    def __init__(self) -> None:
+        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_refuse_unknown)
+
     def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
-        return grpc.unary_unary_rpc_method_handler(_refuse_unknown)
+        return self._handler
 
 
 async def _refuse_unknown(_request: bytes, context: Context) -> NoReturn:

@@ -116,7 +116,7 @@ class EventStream:
     async def send(self, input: BaseModel, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the events of one run."""
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
+        await send({"type": "http.response.start", "status": int(HTTPStatus.OK), "headers": headers})
         try:
             await while_connected(receive, self._send_events(input, scope, send))
         except ClientGone:

@@ -271,6 +271,7 @@ class GrpcMetricsInterceptor(AroundRpcs):
     """Measures every RPC."""
 
     def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
         self._metrics = metrics
 
     def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:

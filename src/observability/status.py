@@ -145,6 +145,7 @@ class GrpcStatusInterceptor(AroundRpcs):
     exempt = PROBE_METHODS
 
     def __init__(self, status: Status) -> None:
+        super().__init__()
         self._status = status
 
     @asynccontextmanager

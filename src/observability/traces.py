@@ -196,6 +196,7 @@ class GrpcTracingInterceptor(AroundRpcs):
     exempt = PROBE_METHODS
 
     def __init__(self) -> None:
+        super().__init__()
         self._tracer = trace.get_tracer("src")
 
     @asynccontextmanager
