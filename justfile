@@ -60,6 +60,11 @@ sbom: _python
 container-check: _python
     .venv/bin/python -m tools.container.check
 
+# Speed and memory against bare apps, and against the last run; writes docs/performance.
+[group('measure')]
+bench *options: _python
+    .venv/bin/python -m benchmarks {{ options }}
+
 # Ten minutes of mixed load with a failing LLM: prints figures, plots docs/performance/soak.svg.
 [group('measure')]
 soak minutes="10": _python

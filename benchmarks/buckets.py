@@ -67,6 +67,18 @@ def baseline(order: "OrderedDict[str, float]", keys: list[str]) -> float:
     return (time.perf_counter_ns() - began) / len(keys)
 
 
+def decision_times() -> dict[str, float]:
+    """Microseconds of one decision, by the number of clients."""
+
+    async def measure(count: int) -> float:
+        known = addresses(count)[-MAX_BUCKETS:]
+        buckets = await filled(known)
+        times = [await nanoseconds(buckets, random.choices(known, k=DECISIONS)) for _ in range(ROUNDS)]
+        return statistics.median(times) / 1000
+
+    return {str(count): asyncio.run(measure(count)) for count in SIZES}
+
+
 async def main() -> None:
     """Print a line for each size."""
     print(

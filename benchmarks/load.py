@@ -71,7 +71,7 @@ def _processes(service: Service) -> list[tuple[int, int]]:
 
 
 def over_http(
-    service: Service, path: str, script: Path | None = None, *, seconds: float, connections: int = CONNECTIONS
+    service: Service, path: str, script: Path | None = None, *, seconds: int, connections: int = CONNECTIONS
 ) -> Cost:
     """Ask for `path` by HTTP/1.1 as often as it is answered, or as wrk's script says. Every answer counts."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
@@ -88,7 +88,7 @@ def over_http(
     return Cost(count / took, used / count * 1e6, p50, p99)
 
 
-def over_grpc(service: Service, rpc: str, message: Path, *, seconds: float) -> Cost:
+def over_grpc(service: Service, rpc: str, message: Path, *, seconds: int) -> Cost:
     """Call an RPC with the framed message in the file, over four connections with eight streams each."""
     headers = [option for header in ("content-type: application/grpc", "te: trailers") for option in ("-H", header)]
     command = ["h2load", f"-D{seconds}", "--warm-up-time=0", "-c4", "-m8", "-t1", "-d", str(message), *headers]

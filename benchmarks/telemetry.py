@@ -9,17 +9,15 @@ it. The answer is a cached translation, so nothing hides the cost. Printed are m
 
 import os
 import random
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
 from starlette.types import ASGIApp
 
+from benchmarks import load
 from src import asgi
 from src.observability.watch import Watch
 from tests.live.service import COMMANDS, Service, free_port
@@ -27,8 +25,6 @@ from tests.standins.sinks import OtlpOverHttp
 
 ROUNDS = 9
 SECONDS = 3
-CONNECTIONS = 32
-SERVER_CORE, LOAD_CORE = 0, 1
 REQUEST = """
 wrk.method = "POST"
 wrk.body = '{"text":"hello"}'
@@ -42,39 +38,15 @@ def without() -> ASGIApp:
         return asgi.create_app()
 
 
-def pinned(command: list[str], core: int) -> list[str]:
-    return ["taskset", "--cpu-list", str(core), *command]
-
-
-def cpu_seconds(service: Service) -> float:
-    """What all processes of the service have used so far."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == service.process.pid:  # its session
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 def requests_per_cpu_second(service: Service, script: Path) -> float:
     """Answers with 200, as wrk counts them, for each second that the service computed."""
-    load = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(script), f"{service.rest_url}/translate"]
-    before = cpu_seconds(service)
-    done = subprocess.run(pinned(load, LOAD_CORE), capture_output=True, text=True, check=True)
-    used = cpu_seconds(service) - before
-    assert "Non-2xx" not in done.stdout, done.stdout
-    [line] = [line for line in done.stdout.splitlines() if " requests in " in line]
-    return int(line.split()[0]) / used
+    return 1e6 / load.over_http(service, "/translate", script, seconds=SECONDS).cpu
 
 
 def main() -> None:
     """Print the medians and their ratios."""
-    if shutil.which("wrk") is None:
-        sys.exit("error: needs wrk (Debian: apt install wrk)")
-    if (os.cpu_count() or 1) <= max(SERVER_CORE, LOAD_CORE):
-        sys.exit("error: needs two cores")
-    os.sched_setaffinity(0, {LOAD_CORE})  # the collector is in here
+    load.need_tools()
+    os.sched_setaffinity(0, {load.LOAD_CORE})  # the collector is in here
     granian = COMMANDS["granian"]
     with ExitStack() as stack:
         collector = stack.enter_context(OtlpOverHttp())
@@ -88,11 +60,11 @@ def main() -> None:
         }
         bare = [part.replace("src.asgi:create_app", "benchmarks.telemetry:without") for part in granian]
         services = {
-            "off": stack.enter_context(Service(pinned(granian, SERVER_CORE))),
-            "metrics": stack.enter_context(Service(pinned(granian, SERVER_CORE), **metrics)),
-            "traces": stack.enter_context(Service(pinned(granian, SERVER_CORE), **traces)),
-            "both": stack.enter_context(Service(pinned(granian, SERVER_CORE), **traces, METRICS_PORT=str(free_port()))),
-            "without": stack.enter_context(Service(pinned(bare, SERVER_CORE))),
+            "off": stack.enter_context(Service(load.pinned(granian))),
+            "metrics": stack.enter_context(Service(load.pinned(granian), **metrics)),
+            "traces": stack.enter_context(Service(load.pinned(granian), **traces)),
+            "both": stack.enter_context(Service(load.pinned(granian), **traces, METRICS_PORT=str(free_port()))),
+            "without": stack.enter_context(Service(load.pinned(bare))),
         }
         measured: dict[str, list[float]] = {name: [] for name in services}
         for number in range(ROUNDS + 1):
