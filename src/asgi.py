@@ -123,7 +123,6 @@ class Service:
     async def _serving_grpc(self) -> AsyncIterator[None]:
         await self._start_grpc()
         # What start-up made stays: the collector need not look at it again each time it looks at everything.
-        gc.collect()
         gc.freeze()
         self.ready = True
         self._announce()
