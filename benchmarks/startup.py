@@ -6,7 +6,6 @@ Both are started in turn in the same run; the ratio of the medians is what count
 """
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import urllib.request
 from pathlib import Path
 
 from fastapi import FastAPI
+
+from tests.ports import free_port
 
 ROUNDS = 7
 GRANIAN = [str(Path(sys.executable).parent / "granian"), "--interface", "asgi", "--loop", "uvloop", "--factory"]
@@ -30,13 +31,6 @@ def bare() -> FastAPI:
         return {"status": "ok"}
 
     return app
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def seconds_to_first_answer(app: str) -> float:

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 from benchmarks import load
 from src import asgi
 from src.observability.watch import Watch
-from tests.live.service import COMMANDS, Service, free_port
+from tests.live.service import COMMANDS, Service
+from tests.ports import free_port
 from tests.standins.sinks import OtlpOverHttp
 
 ROUNDS = 9

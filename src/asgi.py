@@ -6,6 +6,7 @@ gRPC server, so whichever server is used, with however many workers, both protoc
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import Shortcut, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
+from src.util.failed_starts import told_in_one_line
 from src.util.probes import STATUS_PATH
 from src.util.stop_signals import noticing_stop_signals
 from src.util.websockets import websockets_as_http
@@ -51,10 +53,18 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or load_settings_or_exit()
     try:
         configure_logging(settings, reports_bugs=True)
-        traces = start_telemetry(settings)
-        ai = build_genkit(settings)
+        return build_app(settings)
     except ConfigError as error:
         exit_with(str(error))
+    except Exception:  # not every server logs it, and none that is loading the app does so in the log's format
+        log.critical("can't start", exc_info=True)
+        sys.exit(1)
+
+
+def build_app(settings: Settings) -> ASGIApp:
+    """All parts of the service, put together. Raises ConfigError where the settings ask for what is not installed."""
+    traces = start_telemetry(settings)
+    ai = build_genkit(settings)
     buckets = MemoryBuckets(settings.rate_limit)
     breaker = build_breaker(settings)
     cache = build_cache(settings)
@@ -70,6 +80,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, buckets, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    rest.add_middleware(told_in_one_line)
     if watch.status is not None:
         watch.status.add_to(rest)
     return websockets_as_http(watch.requests(apply_security_middleware(Shortcut(rest), settings, buckets)))
@@ -152,7 +163,11 @@ class Service:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
             self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpcs())
-            await self._grpc.start()
+            try:
+                await self._grpc.start()
+            except RuntimeError:
+                place = f"GRPC_PORT={self._settings.grpc_port} (--grpc-port)"
+                raise ConfigError(f"{place}: can't listen on {self._settings.host}; is the port taken?") from None
 
     async def _stop_grpc(self) -> None:
         if self._grpc is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from src.observability.metrics_store import join_store
-from tests.live.service import ROOT, free_port
+from tests.live.service import ROOT
+from tests.ports import free_port
 
 JOIN = """
 import os, sys

@@ -7,7 +7,8 @@ import pytest
 
 from tests.docs.blocks import Command, Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT, free_port
+from tests.live.service import ROOT
+from tests.ports import free_port
 
 PAGE = ROOT / "docs/add-a-flow.md"
 

@@ -23,7 +23,8 @@ from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret, load_settings, 
 from src.grpc_server import LIMITS, SERVICE
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
 from tests.deploy.schemas import KUBERNETES_VERSIONS, Manifest, check_cloud_run, check_kubernetes
-from tests.live.service import Service, free_port
+from tests.live.service import Service
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLOUD_RUN = ROOT / "deploy" / "cloudrun"

@@ -6,7 +6,8 @@ import pytest
 
 from tests.docs.blocks import Command, Interrupt, Reader, fences_of, matches, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT, free_port
+from tests.live.service import ROOT
+from tests.ports import free_port
 
 PAGE = ROOT / "docs/getting-started.md"
 ADDRESS = "https://github.com/your-team/hardened-genkit-service.git"

@@ -30,7 +30,8 @@ from src.errors import InvalidInput, ModelFailed, RequestRejected, ServiceError
 from src.operations import OPERATIONS
 from tests.docs.blocks import Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT, free_port
+from tests.live.service import ROOT
+from tests.ports import free_port
 
 DOCS = ROOT / "docs"
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import grpc
 import httpx
 
 from src.generated import service_pb2_grpc
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -45,14 +45,6 @@ COMMANDS: dict[str, list[str]] = {
         *(str(BIN / "gunicorn"), "-c", "gunicorn.conf.py", "--workers", "2", "src.asgi:create_app()"),
     ],
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Service:

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from src.generated import service_pb2 as pb
-from tests.live.service import Service, free_port
+from tests.live.service import Service
+from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import Behaviour, Gate, GeminiStandIn
 

@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from src.generated import service_pb2 as pb
-from tests.live.service import COMMANDS, ROOT, Service, free_port
+from tests.live.service import COMMANDS, ROOT, Service
+from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 
@@ -121,6 +122,41 @@ def test_a_wrong_setting_stops_any_server(name: str) -> None:
         event.startswith("LLM_TIMEOUT='soon' (--llm-timeout): Input should be a valid integer") for event in events
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["granian", "uvicorn", "gunicorn, 2 workers"])
+def test_a_taken_grpc_port_stops_any_server(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = free_port()
+        number = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [part.format(port=port) for part in COMMANDS[name]],
+            cwd=ROOT,
+            env={"PATH": "", "MODEL": "offline/demo", "HOST": "127.0.0.1", "PORT": str(port), "GRPC_PORT": number},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode != 0
+    lines = (done.stdout + done.stderr).splitlines()
+    expected = f"GRPC_PORT={number} (--grpc-port): can't listen on 127.0.0.1; is the port taken?"
+    assert expected in [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_bug_in_the_start_is_logged_once_and_ends_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from src import asgi; asgi.build_genkit = None; asgi.create_app()"],
+        cwd=ROOT,
+        env={"PATH": "", "MODEL": "offline/demo"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    *_, line = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
+    assert (line["level"], line["event"]) == ("critical", "can't start")
+    assert "build_app" in line["exception"]
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

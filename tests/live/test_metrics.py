@@ -13,7 +13,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from src.generated import service_pb2 as pb
-from tests.live.service import COMMANDS, ROOT, Service, free_port
+from tests.live.service import COMMANDS, ROOT, Service
+from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 

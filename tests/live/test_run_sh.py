@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import ROOT, free_port
+from tests.live.service import ROOT
+from tests.ports import free_port
 
 TOOLS = ("bash", "dirname", "basename", "cksum", "tr", "rm", "tail", "grep", "touch", "cat", "env")
 
