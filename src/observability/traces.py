@@ -6,7 +6,7 @@ gen_ai). What people sent and what the LLM said stays out of every span.
 
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -97,13 +97,17 @@ class Quiet(SpanExporter):
 
 
 def quiet(span: ReadableSpan) -> ReadableSpan:
-    """A copy of the span with types and places only."""
+    """The span if it has types and places only, otherwise a copy that has."""
+    attributes = dict(span.attributes or {})
+    quiet_attributes = _quiet_attributes(attributes)
+    if quiet_attributes == attributes and not span.events and not span.status.description:
+        return span
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=_quiet_attributes(span.attributes or {}),
+        attributes=quiet_attributes,
         events=[Event(event.name, _quiet_attributes(event.attributes or {}), event.timestamp) for event in span.events],
         links=span.links,
         kind=span.kind,
@@ -153,7 +157,8 @@ class Traced:
         token = context.attach(trace.set_span_in_context(span))
         try:
             if span.is_recording():
-                await self._recorded(span, scope, receive, send)
+                with _ids_in_log(span):
+                    await self.app(scope, receive, _noting_status(span, send))
             else:
                 await self.app(scope, receive, send)
         finally:
@@ -176,18 +181,18 @@ class Traced:
         parent = propagate.extract(scope, getter=self._getter) if is_continued else None
         return self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER, attributes=attributes)
 
-    async def _recorded(self, span: trace.Span, scope: Scope, receive: Receive, send: Send) -> None:
-        async def noting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                span.set_attribute("http.response.status_code", status)
-                if status >= SERVER_ERROR:
-                    span.set_attribute("error.type", str(status))
-                    span.set_status(StatusCode.ERROR)
-            await send(message)
 
-        with _ids_in_log(span):
-            await self.app(scope, receive, noting)
+def _noting_status(span: trace.Span, send: Send) -> Send:
+    def noting(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            span.set_attribute("http.response.status_code", status)
+            if status >= SERVER_ERROR:
+                span.set_attribute("error.type", str(status))
+                span.set_status(StatusCode.ERROR)
+        return send(message)
+
+    return noting
 
 
 class GrpcTracingInterceptor(AroundRpcs):
@@ -229,10 +234,13 @@ class GrpcTracingInterceptor(AroundRpcs):
 def _ids_in_log(span: trace.Span) -> Iterator[None]:
     """Bind the span's ids to the log lines of this request."""
     ids = span.get_span_context()
-    with structlog.contextvars.bound_contextvars(
+    tokens = structlog.contextvars.bind_contextvars(
         trace_id=trace.format_trace_id(ids.trace_id), span_id=trace.format_span_id(ids.span_id)
-    ):
+    )
+    try:
         yield
+    finally:
+        structlog.contextvars.reset_contextvars(**tokens)
 
 
 class LlmTracing:
