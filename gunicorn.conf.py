@@ -1,9 +1,11 @@
 """gunicorn: `gunicorn -c gunicorn.conf.py 'src.asgi:create_app()'`. Ports, workers and grace come from the settings."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from src.config import load_settings_or_exit
@@ -20,6 +22,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "proxy_headers": False,  # whose headers count is for TRUSTED_PROXIES alone to say
         "ws": "none",
     }
+
+    def load_wsgi(self) -> None:
+        """Make the app. One that can't be made stops gunicorn, which would go on replacing the worker otherwise."""
+        try:
+            super().load_wsgi()
+        except SystemExit:  # the reason has been told
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 _settings = load_settings_or_exit()

@@ -80,10 +80,11 @@ def build_app(settings: Settings) -> ASGIApp:
     runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, buckets, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
-    rest.add_middleware(told_in_one_line)
     if watch.status is not None:
         watch.status.add_to(rest)
-    return websockets_as_http(watch.requests(apply_security_middleware(Shortcut(rest), settings, buckets)))
+    # Sentry's SDK sees the requests that FastAPI sees.
+    app = rest if settings.sentry_dsn else Shortcut(rest)
+    return told_in_one_line(websockets_as_http(watch.requests(apply_security_middleware(app, settings, buckets))))
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

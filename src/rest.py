@@ -5,17 +5,19 @@ FastAPI documents the endpoints, and answers what is for none of them; they them
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.config import Settings
@@ -34,6 +36,8 @@ NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
+# The exceptions that have a handler: FastAPI's own, and those of `build_rest`. The endpoints answer them by themselves.
+HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, ServiceError, Exception}
 SCHEMA_REF = "#/components/schemas/{model}"
 # What any operation may be answered with instead of its output.
 FAILURES = {
@@ -55,6 +59,9 @@ def build_rest(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
     """The REST app. API docs exist in debug only.
+
+    What is added to it as middleware is asked for every request; FastAPI's dependencies are not asked for the
+    operations.
 
     Args:
         is_ready: Whether the process can serve now: what /ready tells.
@@ -105,21 +112,29 @@ class Shortcut:
     """Takes requests past FastAPI to the endpoints that it would route them to.
 
     A look into a table does for them what costs FastAPI three middlewares and a pattern for each route. Everything
-    else is FastAPI's: the documents, and what is for no endpoint.
+    else is FastAPI's: the documents, what is for no endpoint, and all requests where the app has more to it than
+    endpoints: middleware or handlers of exceptions that someone added, or a path that it is mounted under.
     """
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self._endpoints: dict[tuple[str, str], ASGIApp] = {
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http" or scope.get("root_path"):
+            return self.app(scope, receive, send)
+        return self._endpoints.get((scope["method"], scope["path"]), self.app)(scope, receive, send)
+
+    @cached_property
+    def _endpoints(self) -> dict[tuple[str, str], ASGIApp]:
+        """By method and path. Made by the first request, as FastAPI's own stack: what comes later does not count."""
+        if self.app.user_middleware or not self.app.exception_handlers.keys() <= HANDLED:
+            return {}
+        return {
             (method, route.path): route.app
-            for route in app.routes
+            for route in self.app.routes
             if isinstance(route, Route | APIRoute) and isinstance(route.app, HealthEndpoint | OperationEndpoint)
             for method in route.methods or ()
         }
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        return (endpoint or self.app)(scope, receive, send)
 
 
 def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
@@ -179,9 +194,17 @@ def _add_endpoint(
         route = APIRoute(path, documented, methods=methods, **documentation)
         route.app = endpoint
     else:
-        route = Route(path, endpoint, methods=methods)
+        route = _NamedRoute(path, endpoint, methods=methods)
         route.methods = set(methods)  # it adds HEAD
     app.router.routes.append(route)
+
+
+class _NamedRoute(Route):
+    """Tells in the scope which route it is, as FastAPI's do: Sentry names what it traces by it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:

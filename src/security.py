@@ -44,7 +44,7 @@ from src.util.client_address import TrustedProxies, client_of
 from src.util.deadlines import Deadlines
 from src.util.probes import PROBE_PATHS, STATUS_PATHS
 from src.util.request_id import request_id_of
-from src.util.scope import first_header, has_header, headers_of
+from src.util.scope import HARDENED, IDENTIFIED, first_header, has_header, headers_of
 from src.util.unread_body import UnreadBody, may_be_unread
 
 log = structlog.get_logger(__name__)
@@ -121,9 +121,9 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if "hardened" not in state:
+                if HARDENED not in state:
                     message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
-                if "identified" not in state:
+                if IDENTIFIED not in state:
                     message = {**message, "headers": identified(message.get("headers", ()), request_id)}
             elif body is not None and body.is_untouched and not message.get("more_body", False):
                 return discard_and_send(body, message)
@@ -433,7 +433,7 @@ class SecurityHeaders:
         def hardening(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
-                scope.setdefault("state", {})["hardened"] = True
+                scope.setdefault("state", {})[HARDENED] = True
             return send(message)
 
         return self.app(scope, receive, hardening)
@@ -453,7 +453,7 @@ class RequestId:
         def identifying(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": identified(message.get("headers", ()), request_id)}
-                scope["state"]["identified"] = True
+                scope["state"][IDENTIFIED] = True
             return send(message)
 
         return self.app(scope, receive, identifying)

@@ -438,14 +438,19 @@ async def started_only(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     if scope["path"] == "/hang":
         await asyncio.Event().wait()
+    while scope["path"] == "/read" and (await receive()).get("more_body"):
+        pass
     raise RuntimeError("secret detail")
 
 
-@pytest.mark.parametrize(("path", "status"), [("/", 500), ("/hang", 504)])
+@pytest.mark.parametrize(("path", "status"), [("/", 500), ("/hang", 504), ("/read", 413)])
 def test_a_failure_before_the_first_byte_is_still_told(path: str, status: int, logged: list[Any]) -> None:
-    answer = request(chain_without(None, started_only), path=path)
+    answer = request(chain_without(None, started_only), path=path, body=[b"x" * 60] * 2)
     assert answer.status == status
     assert b"secret" not in answer.body
+    for name, value in REQUIRED.items():
+        assert answer.header(name) == [value], name
+    assert len(answer.header("x-request-id")) == 1
     [line] = [entry for entry in logged if entry["event"] == "request"]
     assert line["status"] == status
 

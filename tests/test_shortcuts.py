@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware.cors import CORSMiddleware
@@ -75,7 +75,15 @@ response_headers = st.lists(
 chunks = st.lists(st.sampled_from([b"", b"x", b"x" * 499, b"x" * 500, b"x" * 3000]), min_size=1, max_size=3)
 
 
-def asked(app: ASGIApp, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> list[Message]:
+def asked(
+    app: ASGIApp,
+    method: str,
+    path: str,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes = b"",
+    *,
+    root_path: str = "",
+) -> list[Message]:
     """The messages that leave the app."""
     scope: Scope = {
         "type": "http",
@@ -86,7 +94,7 @@ def asked(app: ASGIApp, method: str, path: str, headers: list[tuple[bytes, bytes
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "root_path": "",
+        "root_path": root_path,
         "headers": headers,
         "client": ("192.0.2.7", 1),
         "server": ("api.test", 80),
@@ -160,3 +168,44 @@ def test_going_past_fastapi_gives_the_same_answer(method: str, path: str, body: 
     app = rest_app()
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     assert asked(Shortcut(app), method, path, headers, body) == asked(app, method, path, headers, body)
+
+
+def statuses(app: FastAPI) -> list[int]:
+    answers = [asked(Shortcut(app), "GET", "/health", []), asked(Shortcut(app), "POST", "/chat", [], b"{}")]
+    return [answer[0]["status"] for answer in answers]
+
+
+def test_middleware_that_someone_adds_is_asked_for_every_operation() -> None:
+    def refusing(_app: ASGIApp) -> ASGIApp:
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        return refuse
+
+    app = rest_app()
+    app.add_middleware(refusing)
+    assert statuses(app) == [401, 401]
+
+
+def test_a_handler_that_someone_adds_handles_the_exceptions_of_operations() -> None:
+    app = rest_app()
+    [chat] = [route for route in app.routes if getattr(route, "path", "") == "/chat"]
+
+    async def raises(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        raise KeyError
+
+    async def teapot(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=418)
+
+    app.add_exception_handler(KeyError, teapot)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(chat.app), "__call__", raises)  # type: ignore[attr-defined]
+        assert statuses(app) == [200, 418]
+
+
+def test_a_mounted_app_answers_under_its_path() -> None:
+    app = rest_app()
+    for path in ("/api/health", "/health", "/api/nowhere"):
+        answers = [asked(it, "GET", path, [], root_path="/api") for it in (Shortcut(app), app)]
+        assert answers[0] == answers[1]

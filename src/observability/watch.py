@@ -54,6 +54,10 @@ class Watch:
             from src.observability.traces import GrpcTracingInterceptor
 
             interceptors.append(GrpcTracingInterceptor())
+        if self.settings.sentry_dsn:
+            from src.observability.sentry_rpcs import GrpcSentryInterceptor
+
+            interceptors.append(GrpcSentryInterceptor())
         if self.metrics is not None:
             from src.observability.metrics import GrpcMetricsInterceptor
 

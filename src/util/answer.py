@@ -8,7 +8,7 @@ from starlette.types import Message, Scope, Send
 
 from src.errors import ServiceError
 from src.util.request_id import request_id_of
-from src.util.scope import first_header
+from src.util.scope import first_header, forget_marks
 
 LAST_WORDS_SECONDS = 1.0  # for a client that reads; one that does not must not hold the request
 
@@ -52,6 +52,7 @@ class Answer:
         problem = orjson.dumps(failure.problem(request_id_of(scope)))
         if not self._started:
             self._held = None
+            forget_marks(scope)  # this answer has passed none of the layers that the one held back has
             headers = [
                 (b"content-type", b"application/problem+json"),
                 (b"content-length", str(len(problem)).encode()),

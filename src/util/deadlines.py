@@ -8,13 +8,14 @@ class Deadlines:
     """Ends work that takes longer than so many seconds, as `asyncio.timeout` does, at a fraction of its cost.
 
     All work has the same bound, so it falls due in the order in which it began: one timer, for the oldest, is enough.
-    An instance belongs to one event loop.
+    An instance serves one event loop at a time: what it begins in another one is all that it watches from then on.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._running: dict[Deadline, None] = {}  # in the order of their beginning
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> "Deadline":
         """A context manager around one piece of work, in the task that does it. Raises RuntimeError outside of one."""
@@ -22,6 +23,9 @@ class Deadlines:
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a deadline ends a task, and there is none")
+        if loop is not self._loop:  # the timer of the last one may never come
+            self._loop, self._timer = loop, None
+            self._running.clear()
         deadline = Deadline(self, task, loop.time() + self._seconds)
         self._running[deadline] = None
         if self._timer is None:

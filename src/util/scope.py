@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
+# What layers note in a scope's state of the response that is on its way.
+HARDENED, IDENTIFIED = "hardened", "identified"
+
 
 def headers_of(scope: Scope, name: bytes) -> list[str]:
     """The values of a header, in order; none of them fails to decode."""
@@ -24,3 +27,10 @@ def has_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bool:
         if header[0] == name:
             return True
     return False
+
+
+def forget_marks(scope: Scope) -> None:
+    """Another response goes out, which has not been through those layers."""
+    state = scope.get("state", {})
+    for mark in (HARDENED, IDENTIFIED):
+        state.pop(mark, None)

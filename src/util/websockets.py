@@ -1,5 +1,7 @@
 """Requests for a websocket, of which this service has none, answered like any other request."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -10,10 +12,10 @@ def websockets_as_http(app: ASGIApp) -> ASGIApp:
     Servers that can be told to have no websockets never come here.
     """
 
-    async def with_handshakes(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
-            await app(scope, receive, send)
-            return
+    def with_handshakes(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (handshake if scope["type"] == "websocket" else app)(scope, receive, send)
+
+    async def handshake(scope: Scope, receive: Receive, send: Send) -> None:
         can_answer = "websocket.http.response" in scope.get("extensions", {})
 
         async def no_body() -> Message:

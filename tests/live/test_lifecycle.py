@@ -124,13 +124,16 @@ def test_a_wrong_setting_stops_any_server(name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["granian", "uvicorn", "gunicorn, 2 workers"])
-def test_a_taken_grpc_port_stops_any_server(name: str) -> None:
+# gunicorn itself trips over a second worker that fails, with a traceback.
+@pytest.mark.parametrize(
+    ("name", "flags"), [("granian", []), ("uvicorn", []), ("hypercorn", []), ("gunicorn, 2 workers", ["--workers=1"])]
+)
+def test_a_taken_grpc_port_stops_any_server(name: str, flags: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = free_port()
         number = str(taken.getsockname()[1])
         done = subprocess.run(
-            [part.format(port=port) for part in COMMANDS[name]],
+            [*(part.format(port=port) for part in COMMANDS[name]), *flags],
             cwd=ROOT,
             env={"PATH": "", "MODEL": "offline/demo", "HOST": "127.0.0.1", "PORT": str(port), "GRPC_PORT": number},
             capture_output=True,
@@ -142,6 +145,30 @@ def test_a_taken_grpc_port_stops_any_server(name: str) -> None:
     expected = f"GRPC_PORT={number} (--grpc-port): can't listen on 127.0.0.1; is the port taken?"
     assert expected in [json.loads(line)["event"] for line in lines if line.startswith("{")]
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("app", "reason"),
+    [("lacks_an_extra", "needs the extra 'x', which is not installed"), ("has_a_bug", "can't start")],
+)
+@pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn", "gunicorn, 2 workers"])
+def test_an_app_that_cant_be_made_stops_any_server(name: str, app: str, reason: str) -> None:
+    port = free_port()
+    command = [
+        part.format(port=port).replace("src.asgi:create_app", f"tests.live.unbuildable:{app}")
+        for part in COMMANDS[name]
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "MODEL": "offline/demo", "HOST": "127.0.0.1", "PORT": str(port)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0 or name == "hypercorn", "hypercorn's own command ends with 0 whatever its worker says"
+    lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+    assert any(reason in line["event"] and line["level"] == "critical" for line in lines)
 
 
 def test_a_bug_in_the_start_is_logged_once_and_ends_it() -> None:

@@ -55,3 +55,27 @@ def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySin
         assert not {"request", "user", "breadcrumbs", "extra", "modules", "server_name"} & event.keys()
     sent = b"".join(sentry.bodies).decode()
     assert not [word for word in (PROMPT, TOKEN, KEY, "canary:", "session=") if word in sent]
+
+
+def test_each_request_and_rpc_is_a_transaction_of_its_own(sentry: SentrySink) -> None:
+    with Service(SENTRY_DSN=sentry.dsn, SENTRY_TRACES_SAMPLE_RATE="1") as service:
+        over_rest(service, "/translate", text=PROMPT)
+        over_rest(service, "/chat", question=PROMPT)
+        over_grpc(service, "PirateChat", pb.ChatRequest(question=PROMPT))
+        over_grpc(service, "TellStory", pb.StoryRequest(topic=PROMPT))
+        over_grpc(service, "TranslateText", pb.TranslateRequest(text=PROMPT * 1000))
+        ready = 1
+        sentry.wait_for(lambda: len(sentry.of("transaction")) >= ready + 5)
+        service.terminate()
+        service.wait()
+    traces = {event["transaction"]: event["contexts"]["trace"] for event in sentry.of("transaction")}
+    assert {name: (trace["op"], trace["status"]) for name, trace in traces.items() if name != "/ready"} == {
+        "/translate": ("http.server", "ok"),
+        "/chat": ("http.server", "ok"),
+        "/genkit.sample.v1.GenkitService/PirateChat": ("grpc.server", "ok"),
+        "/genkit.sample.v1.GenkitService/TellStory": ("grpc.server", "ok"),
+        "/genkit.sample.v1.GenkitService/TranslateText": ("grpc.server", "invalid_argument"),
+    }
+    assert len({trace["trace_id"] for trace in traces.values()}) == len(traces)
+    sent = b"".join(sentry.bodies).decode()
+    assert not [word for word in (PROMPT, TOKEN, "session=") if word in sent]

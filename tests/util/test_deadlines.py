@@ -152,3 +152,32 @@ def test_each_falls_due_in_its_own_time_and_none_is_left() -> None:
 
     clock.run(main())
     assert ended == {"0slow": 11.0, "1slow": 12.0, "2slow": 13.0, "3slow": 14.0}
+
+
+def test_another_event_loop_has_deadlines_too() -> None:
+    deadlines = Deadlines(SECONDS)
+
+    async def times_out(clock: Clock) -> bool:
+        task = asyncio.ensure_future(hangs_within(deadlines))
+        await clock.advance(0.0)
+        await clock.advance(SECONDS)
+        try:
+            return task.done() and isinstance(task.exception(), TimeoutError)
+        finally:
+            task.cancel()
+
+    async def is_left_half_way(clock: Clock) -> None:
+        task = asyncio.ensure_future(hangs_within(deadlines))
+        await clock.advance(1.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    for clock in (Clock(), Clock()):
+        clock.run(is_left_half_way(clock))
+    clock = Clock()
+    assert clock.run(times_out(clock))
+
+
+async def hangs_within(deadlines: Deadlines) -> None:
+    with deadlines.begin():
+        await hangs()
