@@ -53,9 +53,16 @@ install_with_uv() {
     uv=$(command -v uv || true)
     if [ -z "$uv" ]; then
         uv=.venv/bin/uv
-        [ -x "$uv" ] || .venv/bin/python -m pip install --quiet uv || return 1
+        [ -x "$uv" ] || install_uv || return 1
     fi
     "$uv" pip install --python .venv/bin/python --compile-bytecode --require-hashes -r "$1"
+}
+
+# The one that is pinned for development, by pip.
+install_uv() {
+    local pin=.venv/uv.txt
+    sed -n '/^uv==/,/[^\\]$/p' requirements/dev.txt >"$pin"
+    .venv/bin/python -m pip install --quiet --require-hashes -r "$pin"
 }
 
 announce() {

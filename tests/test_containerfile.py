@@ -57,3 +57,11 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
         return set(re.split(r"\n(?=[a-z])", (ROOT / "requirements" / file).read_text().strip()))
 
     assert pins("image.txt") < pins("runtime.txt") <= pins("dev.txt")
+
+
+def test_the_bill_of_materials_is_of_what_the_image_installs() -> None:
+    [installed] = [
+        value for name, _, value in (arg.partition("=") for arg in instructions("ARG")) if name == "REQUIREMENTS"
+    ]
+    recipe = (ROOT / "justfile").read_text().partition("\nsbom:")[2].partition("\n\n")[0]
+    assert re.findall(r"requirements/\S+", recipe) == [installed]
