@@ -51,7 +51,7 @@ security: _python audit licenses
 [group('supply chain')]
 sbom: _python
     .venv/bin/uv venv --quiet --clear build/runtime
-    .venv/bin/uv pip install --quiet --python build/runtime --require-hashes -r requirements/image.txt
+    .venv/bin/uv pip install --quiet --python build/runtime --no-deps --require-hashes -r requirements/image.txt
     {{ tool }} --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
     @echo build/sbom.json
 
