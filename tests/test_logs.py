@@ -1,11 +1,15 @@
 """Whatever is logged, by whomever, is one JSON line without secrets and without anybody's words."""
 
+import contextlib
+import io
 import json
 import logging
 import logging.config
+import re
 import string
 import subprocess
 import sys
+import unicodedata
 from typing import Any
 
 import orjson
@@ -17,8 +21,9 @@ from hypothesis import strategies as st
 from src.config import Settings, load_settings
 from src.errors import ServiceError
 from src.observability import logs
+from src.observability.access_log import AccessLines
 from src.observability.logs import logging_config
-from src.observability.redaction import HIDDEN, Redactor, quiet_traceback
+from src.observability.redaction import HIDDEN, Redactor, quiet_traceback, visible
 from tests.live.service import ROOT
 
 KEY = "canary-key-4711"
@@ -88,6 +93,39 @@ def test_no_secret_survives_in_a_json_line(secret: str, before: str, after: str)
     secret = "canary" + secret
     line = orjson.dumps({"event": before + secret + after}).decode()
     assert secret not in json.loads(Redactor([secret]).text(line))["event"]
+
+
+ANYTHING = st.text(st.characters(exclude_categories=[]) | st.sampled_from("\x1b\x9b\r\n\u202e\ud800\x7f"))
+
+
+@given(ANYTHING)
+def test_an_access_line_is_one_line_that_no_client_writes(path: str) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        AccessLines(settings(log_level="info")).write("request", "info", {"method": path, "path": path})
+    assert stderr.getvalue().rstrip("\n").isprintable()
+    entry = json.loads(stderr.getvalue())
+    assert entry["path"] == entry["method"] == Redactor([]).text(visible(path))
+
+
+@given(ANYTHING, ANYTHING)
+def test_a_coloured_line_gives_a_terminal_no_orders_but_colours(message: str, value: str) -> None:
+    console = logs._formatter(settings(log_format="console"))
+    error = raised(LookupError(value))
+    line = console.format(record(message.replace("%", ""), error=error, extra={"said": value}))
+    rest = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    assert not [char for char in rest if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"]
+    assert not set(rest) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:
+    assert written(record("\ud800"))["event"] == "\ud800"
+
+
+def test_a_closed_log_fails_no_request() -> None:
+    closed = io.StringIO()
+    closed.close()
+    with contextlib.redirect_stderr(closed):
+        AccessLines(settings(log_level="info")).write("request", "info", {"method": "GET", "path": "/"})
 
 
 def test_an_exceptions_words_are_withheld_and_its_places_kept() -> None:

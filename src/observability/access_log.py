@@ -13,7 +13,7 @@ import orjson
 import structlog
 
 from src.config import Settings
-from src.observability.redaction import Redactor
+from src.observability.redaction import Redactor, visible
 
 LOGGER = "access"
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
@@ -34,10 +34,11 @@ class AccessLines:
         Args:
             event: What has ended: request or rpc.
             level: info, or debug for what is to go unnoticed.
-            fields: What is told of it.
+            fields: What is told of it; its method and its path as the client sent them.
         """
         if level not in self._levels:
             return
+        fields |= {name: visible(fields[name]) for name in ("method", "path") if name in fields}
         if self._console is not None:
             getattr(self._console, level)(event, **fields)
             return
@@ -49,5 +50,5 @@ class AccessLines:
         else:
             line.update(event=event, level=level, timestamp=datetime.now(UTC))
         text = self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode())
-        with suppress(OSError):  # nobody reads the log any more: no reason to fail the request
+        with suppress(OSError, ValueError):  # nobody reads the log any more, or it is closed: no reason to fail
             sys.stderr.write(text)  # which is line-buffered

@@ -1,5 +1,6 @@
 """One logging configuration for the whole process: whoever writes a line, it has one format, and is on stderr."""
 
+import json
 import logging
 import logging.config
 import os
@@ -16,7 +17,7 @@ from structlog.dev import RichTracebackFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from src.config import ConfigError, Settings, load_settings
-from src.observability.redaction import Redactor, quiet_traceback
+from src.observability.redaction import Redactor, only_colours, quiet_traceback
 
 # They bring handlers and formats of their own, unless told not to.
 SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.asgi", "uvicorn.error")
@@ -109,7 +110,7 @@ def _renderers(settings: Settings) -> list[Processor]:
     if settings.log_format == "console":
         # Local variables would show prompts and keys.
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=RichTracebackFormatter(show_locals=False))
-        return [redactor.by_name, renderer, redactor.by_value]
+        return [redactor.by_name, renderer, only_colours, redactor.by_value]
     said = structlog.processors.format_exc_info if settings.log_level == "debug" else _add_quiet_traceback
     names = [_as_google_cloud_has_it] if settings.on_cloud_run else []
     to_json = structlog.processors.JSONRenderer(serializer=_to_json)
@@ -164,7 +165,10 @@ def _as_google_cloud_has_it(_logger: WrappedLogger, _method: str, event: EventDi
 
 
 def _to_json(event: dict[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
+    try:
+        return orjson.dumps(event, default=repr).decode()
+    except TypeError:  # a lone surrogate, which no UTF-8 can hold
+        return json.dumps(event, default=repr)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -1,4 +1,7 @@
-"""What must not be in a log: secrets, wherever they hide, and the words of exceptions, which quote what people sent."""
+"""What must not be in a log.
+
+Secrets, wherever they hide; the words of exceptions, which quote what people sent; and what a terminal would obey.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -33,6 +36,13 @@ _SECRET_LOOKS = (
         ("api", "access_token", "password", "secret"),
     ),
 )
+
+# What colours text; whoever sends it can do no more than that.
+_COLOUR = r"\x1b\[[0-9;]*m"
+# What moves a terminal's cursor, turns text round or can't be encoded: all controls but the tab and the line feed,
+# Unicode's marks of direction, lone surrogates.
+_OBEYED = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_COLOUR_OR_OBEYED = re.compile(f"{_COLOUR}|{_OBEYED}")
 
 # Exceptions that never quote a request: ours, and those that tell why a start failed.
 _SPEAKING = (ServiceError, OSError, ImportError)
@@ -94,6 +104,23 @@ def _within(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_within(item) for item in value]
     return value
+
+
+def visible(text: str) -> str:
+    """What somebody sent as one line of printable characters: each other one as Python writes it, as in `\\x1b`.
+
+    A log must not be where others write lines, or to a terminal (CWE-117 and CWE-150 of cwe.mitre.org).
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def only_colours(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """A processor for coloured lines: of what a terminal obeys it leaves the colours alone."""
+    return _COLOUR_OR_OBEYED.sub(lambda found: found[0] if len(found[0]) > 1 else _escape(found[0]), line)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def quiet_traceback(error: BaseException) -> str:
