@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 from genkit import FinishReason, Genkit, GenkitError, ModelResponse, Part, RuntimeErrorReason, Tool
@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from src.bulkhead import Bulkhead
 from src.circuit_breaker import CircuitBreaker
 from src.errors import ContentBlocked, ModelFailed, RequestRejected, TimedOut
+from src.json_format import JSON_FORMAT, define_json_format
+from src.util.text import well_formed
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Llm:
         self._timeout = timeout
         self._bulkhead = bulkhead
         self._breaker = breaker
+        define_json_format(ai)
 
     async def text(
         self, prompt: str | list[Part], *, system: str | None = None, on_text: Callable[[str], None] | None = None
@@ -92,19 +95,24 @@ class Llm:
         return await self._structured(
             schema,
             lambda: self._ai.generate(
-                prompt=prompt, output_schema=schema, tools=tools, max_turns=MAX_TOOL_ROUNDS, use=[_Call()]
+                prompt=prompt,
+                output_schema=schema,
+                output_format=JSON_FORMAT,
+                tools=tools,
+                max_turns=MAX_TOOL_ROUNDS,
+                use=[_Call()],
             ),
         )
 
     async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
         """As `structured`, with the Dotprompt file `prompts/<name>.prompt` rendered with `variables`."""
         prompt = self._ai.prompt(name, output_schema=schema)
-        return await self._structured(schema, lambda: prompt(variables, use=[_Call()]))
+        return await self._structured(schema, lambda: prompt(variables, output={"format": JSON_FORMAT}, use=[_Call()]))
 
     async def _structured(self, schema: type[OutputT], generate: "Generate") -> OutputT:
-        response = await self._call(generate, _CallState(schema=schema))
-        output: OutputT = response.output
-        return output
+        state = _CallState(schema=schema)
+        await self._call(generate, state)
+        return cast("OutputT", state.output)
 
     async def _call(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
         async with self._bulkhead.place():
@@ -125,8 +133,10 @@ class Llm:
             _current_call.reset(token)
         call.note(response)
         raise_for_failure(response, state.upstream_wait)
-        if state.schema is not None and not isinstance(response.output, state.schema):
-            raise ModelFailed
+        if state.schema is not None:
+            state.output = response.output  # which Genkit reads and checks anew each time
+            if not isinstance(state.output, state.schema):
+                raise ModelFailed
         return response
 
 
@@ -135,7 +145,7 @@ Generate = Callable[[], Awaitable[ModelResponse[Any]]]
 
 @dataclass(slots=True)
 class _CallState:
-    """One call: where its chunks go, what its output has to be, and what became known of its failure.
+    """One call: where its chunks go, what its output has to be and is, and what became known of its failure.
 
     Attributes:
         upstream_wait: Seconds for which the provider asked to be left alone.
@@ -143,6 +153,7 @@ class _CallState:
 
     on_text: Callable[[str], None] | None = None
     schema: type[BaseModel] | None = None
+    output: Any = None
     upstream_wait: float = 0.0
 
 
@@ -164,7 +175,7 @@ class _Call(BaseMiddleware[Any]):
     ) -> ModelResponse[Any]:
         on_text = _current_call.get().on_text
         if on_text is not None:
-            ctx.replace_on_chunk(lambda chunk: on_text(chunk.text) if chunk.text else None)
+            ctx.replace_on_chunk(lambda chunk: on_text(well_formed(chunk.text)) if chunk.text else None)
         return await next_fn(params, ctx)
 
     async def wrap_model(

@@ -166,6 +166,17 @@ def test_the_chunks_of_a_stream_come_one_by_one() -> None:
     assert chunks == ["one ", "two"]
 
 
+def test_half_an_emoji_in_a_chunk_is_replaced() -> None:
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        for text in ("a\ud83d", "\ude00"):
+            ctx.send_chunk(ModelResponseChunk(role=Role.MODEL, content=[Part(text=text)]))
+        return answer("a\U0001f600")
+
+    chunks: list[str] = []
+    assert asyncio.run(llm_over(model).text("hello", on_text=chunks.append)) == "a\U0001f600"
+    assert chunks == ["a\ufffd", "\ufffd"]
+
+
 def test_a_stream_that_fails_midway_raises_after_its_chunks() -> None:
     async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
         ctx.send_chunk(ModelResponseChunk(role=Role.MODEL, content=[Part(text="one")]))
