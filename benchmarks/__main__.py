@@ -120,8 +120,11 @@ def throughput(rounds: int, seconds: int, requests: Requests) -> dict[str, Any]:
         bare = stack.enter_context(Baseline("fastapi"))
         raw = stack.enter_context(Baseline("raw"))
 
-        def get(server: Service, path: str = "/health") -> Measure:
-            return lambda: load.over_http(server, path, seconds=seconds)
+        def get(server: Service) -> Measure:
+            return lambda: load.over_http(server, "/health", seconds=seconds)
+
+        def refuse() -> Cost:
+            return load.over_http(refusing, "/translate", seconds=seconds, refused=True)
 
         def post(server: Service) -> Measure:
             return lambda: load.over_http(server, "/translate", requests.translate, seconds=seconds)
@@ -134,7 +137,7 @@ def throughput(rounds: int, seconds: int, requests: Requests) -> dict[str, Any]:
             "GET /health, beside raw ASGI": compared(rounds, get(service), get(raw)),
             "POST /translate, cached": compared(rounds, post(service), post(bare)),
             "RPC TranslateText, cached": compared(rounds, rpc(service), rpc(bare)),
-            "429": compared(rounds, get(refusing, "/translate"), get(bare)),
+            "429": compared(rounds, refuse, get(bare)),
         }
 
 

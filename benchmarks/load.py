@@ -71,9 +71,19 @@ def _processes(service: Service) -> list[tuple[int, int]]:
 
 
 def over_http(
-    service: Service, path: str, script: Path | None = None, *, seconds: int, connections: int = CONNECTIONS
+    service: Service,
+    path: str,
+    script: Path | None = None,
+    *,
+    seconds: int,
+    connections: int = CONNECTIONS,
+    refused: bool = False,
 ) -> Cost:
-    """Ask for `path` by HTTP/1.1 as often as it is answered, or as wrk's script says. Every answer counts."""
+    """Ask for `path` by HTTP/1.1 as often as it is answered, or as wrk's script says.
+
+    Raises:
+        ValueError: a request was refused, or none was where they were to be.
+    """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if script is not None:
         command += ["-s", str(script)]
@@ -82,6 +92,8 @@ def over_http(
         pinned([*command, f"{service.rest_url}{path}"], str(LOAD_CORE)), capture_output=True, text=True, check=True
     )
     used = cpu_seconds(service) - before
+    if ("Non-2xx" in done.stdout) != refused:
+        raise ValueError(f"other answers to {path} than expected\n{done.stdout}")
     count = int(_found(r"(\d+) requests in", done.stdout))
     took = _duration(_found(r"requests in ([\d.]+\w+)", done.stdout)) / 1e6
     p50, p99 = (_duration(_found(rf"(?m)^ +{share}% +(\S+)", done.stdout)) for share in (50, 99))
