@@ -1,7 +1,7 @@
 """Structured answers, read by the standard library's parser in C before Genkit's.
 
-Genkit 0.12 reads an answer with json5, which is Python throughout and takes some 7 µs a character, and does so up to
-five times an answer: one of 8,000 characters would hold up every other request for a quarter of a second.
+Genkit 0.12 reads an answer with json5, which is Python throughout and takes microseconds a character, and does so up to
+five times an answer: one of 8,000 characters would hold up every other request for a tenth of a second.
 """
 
 import json

@@ -5,7 +5,6 @@ it would cost as much as all layers of the chain together.
 """
 
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from src.config import Settings
 from src.observability.redaction import Redactor, visible
 
 LOGGER = "access"
+_BY_CLIENTS = ("method", "path")  # as they were sent, so they can hold anything
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 
 
@@ -38,7 +38,9 @@ class AccessLines:
         """
         if level not in self._levels:
             return
-        fields |= {name: visible(fields[name]) for name in ("method", "path") if name in fields}
+        for name in _BY_CLIENTS:
+            if name in fields:
+                fields[name] = visible(fields[name])
         if self._console is not None:
             getattr(self._console, level)(event, **fields)
             return
@@ -50,5 +52,7 @@ class AccessLines:
         else:
             line.update(event=event, level=level, timestamp=datetime.now(UTC))
         text = self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode())
-        with suppress(OSError, ValueError):  # nobody reads the log any more, or it is closed: no reason to fail
+        try:
             sys.stderr.write(text)  # which is line-buffered
+        except (OSError, ValueError):  # nobody reads the log any more, or it is closed: no reason to fail
+            return

@@ -18,7 +18,7 @@ def slim(packages: Path) -> None:
         if directory.name in UNREAD_DIRECTORIES or directory.name.endswith("-stubs"):
             shutil.rmtree(directory, ignore_errors=True)
     for file in packages.rglob("*"):
-        if file.suffix in UNREAD_SUFFIXES:
+        if file.suffix in UNREAD_SUFFIXES and file.is_file():
             file.unlink()
 
 
