@@ -37,7 +37,7 @@ install() {
     stamp=".venv/installed-$(basename "$file")-$(cksum <"$file" | tr ' ' '-')"
     if [ -e "$stamp" ]; then return; fi
     echo "Installing $file ..."
-    if install_with_uv "$file" >"$log" 2>&1 || .venv/bin/python -m pip install --require-hashes -r "$file" >>"$log" 2>&1; then
+    if install_with_uv "$file" >"$log" 2>&1 || install_with_pip "$file" >>"$log" 2>&1; then
         rm -f .venv/installed-"$(basename "$file")"-*
         touch "$stamp"
         return
@@ -56,6 +56,12 @@ install_with_uv() {
         [ -x "$uv" ] || install_uv || return 1
     fi
     "$uv" pip install --python .venv/bin/python --compile-bytecode --require-hashes -r "$1"
+}
+
+# Without looking for what the packages need: the file names all of it, and pip 23 takes the newest of a package
+# that another one wants with an extra, whatever the file says.
+install_with_pip() {
+    .venv/bin/python -m pip install --no-deps --require-hashes -r "$1"
 }
 
 # The one that is pinned for development, by pip.
