@@ -232,7 +232,11 @@ def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the chain logs, with what is bound to the request."""
     capture = LogCapture()
-    logger = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, capture])
+    logger = structlog.wrap_logger(
+        None,
+        processors=[structlog.contextvars.merge_contextvars, capture],
+        wrapper_class=structlog.make_filtering_bound_logger("notset"),  # not the one that Genkit configures
+    )
     monkeypatch.setattr(failures, "log", logger)
 
     def write(_: AccessLines, event: str, level: str, fields: dict[str, Any]) -> None:
