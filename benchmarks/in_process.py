@@ -6,7 +6,7 @@ The best of many rounds counts: whatever else the machine does only ever adds.
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
@@ -32,18 +32,18 @@ def settings() -> Settings:
     return load_settings({"model": "offline/demo", "rate_limit_default": "100000000/second"})
 
 
-async def microseconds(call: Callable[[], Awaitable[Any]]) -> float:
-    """CPU time of one call, at best."""
+async def microseconds(call: Callable[[], Coroutine[Any, Any, Any]]) -> float:
+    """CPU time of one call, at best, in a task of its own: servers handle each request in one."""
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.process_time()
         for _ in range(CALLS):
-            await call()
+            await asyncio.create_task(call())
         best = min(best, (time.process_time() - began) / CALLS)
     return best * 1e6
 
 
-def request(app: ASGIApp, method: str, path: str, body: bytes = b"") -> Callable[[], Awaitable[list[float]]]:
+def request(app: ASGIApp, method: str, path: str, body: bytes = b"") -> Callable[[], Coroutine[Any, Any, list[float]]]:
     """A function that makes a request of the app, and returns when each message left it, on the performance counter."""
     headers = [(b"host", b"127.0.0.1"), (b"user-agent", b"benchmark")]
     if body:

@@ -17,22 +17,36 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled as soon as the client disconnects.
 
     ASGI servers don't cancel the app when a client leaves: they only say `http.disconnect` on `receive` (ASGI
-    specification, HTTP). The request's body has to be read before.
+    specification, HTTP). The request's body has to be read before. The work is done in the caller's own task, so that
+    only the watching takes another one.
 
     Raises:
         ClientGone: the client left first.
     """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("what a client's leaving ends is a task, and there is none")
+    cancelling = task.cancelling()
+    has_left = has_ended = False
+
+    def leave(_: "asyncio.Task[None]") -> None:
+        nonlocal has_left
+        if not has_ended:
+            has_left = True
+            task.cancel()
+
+    watching = asyncio.create_task(_disconnected(receive))
+    watching.add_done_callback(leave)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
+        return await work
+    except asyncio.CancelledError:
+        # Someone else may have cancelled the task as well, and must find it so.
+        if has_left and task.uncancel() <= cancelling:
+            raise ClientGone from None
+        raise
     finally:
-        gone.cancel()
-        task.cancel()
-        await asyncio.gather(gone, task, return_exceptions=True)
+        has_ended = True
+        watching.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:
