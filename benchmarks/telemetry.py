@@ -19,7 +19,7 @@ from unittest import mock
 from starlette.types import ASGIApp
 
 from benchmarks import load
-from src import asgi
+from src import asgi, service
 from src.observability.watch import Watch
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
@@ -48,7 +48,7 @@ end
 
 def without() -> ASGIApp:
     """The service with nothing that could watch it."""
-    with mock.patch.multiple(asgi, start_telemetry=lambda _: None, build_watch=lambda settings, *_: Watch(settings)):
+    with mock.patch.multiple(service, start_telemetry=lambda _: None, build_watch=lambda settings, *_: Watch(settings)):
         return asgi.create_app()
 
 

@@ -33,7 +33,7 @@ EXTRAS = {"openai": "genkit_openai", "ollama": "genkit_ollama"}
 def build_genkit(settings: Settings) -> "Genkit":
     """Genkit with the settings' model as its default. No network is touched before the first call.
 
-    Logging has to be configured before: Genkit logs, and sets up structlog, when it is constructed.
+    Logging has to be configured before, and Genkit closed: it logs, and sets up structlog, when it is constructed.
 
     Raises:
         ConfigError: the extra with the model's provider is not installed.
@@ -41,7 +41,6 @@ def build_genkit(settings: Settings) -> "Genkit":
     provider = settings.model_provider
     if provider in EXTRAS and find_spec(EXTRAS[provider]) is None:
         raise ConfigError(f"MODEL={settings.model!r} (--model): needs the extra {provider!r}, which is not installed")
-    _close_genkit(settings)
     from genkit import Genkit
 
     module = import_module(f"src.providers.{provider}")
@@ -52,8 +51,11 @@ def build_genkit(settings: Settings) -> "Genkit":
     return Genkit(plugins=[module.plugin(settings)], model=settings.model, prompt_dir=PROMPTS)
 
 
-def _close_genkit(settings: Settings) -> None:
-    """Genkit reads these two when imported: its developer UI opens a port, its tracer keeps prompts in spans."""
+def close_genkit(settings: Settings) -> None:
+    """Keep Genkit's doors shut: its developer UI would open a port, its tracer keeps prompts in spans.
+
+    It reads the environment for them, when it is imported at the latest.
+    """
     if not settings.debug:
         os.environ["GENKIT_ENV"] = "prod"
     if settings.genkit_telemetry_disabled:

@@ -1,45 +1,20 @@
-"""The composition root: `create_app` builds everything a process shares, once, and hands it down.
+"""What ASGI servers load: `granian --interface asgi --factory src.asgi:create_app`, and likewise under any other.
 
-Any ASGI server can run it: `granian --interface asgi --factory src.asgi:create_app`. The app's lifespan owns the
-gRPC server, so whichever server is used, with however many workers, both protocols come up and drain together.
+The settings come first, so that a wrong one is told before anything that takes long is imported.
 """
 
-import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
-from fastapi import FastAPI
-from genkit import ActionKind, Genkit
 from starlette.types import ASGIApp
 
-from src.app_init import build_genkit, start_telemetry
-from src.bulkhead import Bulkhead
-from src.cache import FlowCache
-from src.circuit_breaker import CircuitBreaker
+from src.app_init import close_genkit
 from src.config import ConfigError, Settings, exit_with, load_settings_or_exit
-from src.drain import Drain
-from src.flows import Flows
-from src.image_fetch import ImageFetcher
-from src.llm import Llm
 from src.observability.logs import configure_logging
-from src.observability.watch import Watch, build_watch
-from src.rate_limit import BucketStore, MemoryBuckets
-from src.rest import Shortcut, build_rest
-from src.runner import Result, Runner
-from src.security import apply_security_middleware
-from src.util.failed_starts import told_in_one_line
-from src.util.probes import STATUS_PATH
-from src.util.stop_signals import noticing_stop_signals
-from src.util.websockets import websockets_as_http
-
-if TYPE_CHECKING:
-    from src.grpc_server import GrpcServer
-
-LAST_WORDS = 0.5  # seconds beyond the grace in which RPCs that it ended tell their clients
+from src.util.late_imports import imported_late
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +28,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or load_settings_or_exit()
     try:
         configure_logging(settings, reports_bugs=True)
-        return build_app(settings)
+        close_genkit(settings)
+        with _collecting_nothing():
+            with imported_late("opentelemetry.instrumentation.logging"):  # Genkit's, for its developer UI
+                from src.service import build_app
+
+            return build_app(settings)
     except ConfigError as error:
         exit_with(str(error))
     except Exception:  # not every server logs it, and none that is loading the app does so in the log's format
@@ -61,132 +41,18 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         sys.exit(1)
 
 
-def build_app(settings: Settings) -> ASGIApp:
-    """All parts of the service, put together. Raises ConfigError where the settings ask for what is not installed."""
-    traces = start_telemetry(settings)
-    ai = build_genkit(settings)
-    buckets = MemoryBuckets(settings.rate_limit)
-    breaker = build_breaker(settings)
-    cache = build_cache(settings)
-    watch = build_watch(settings, traces, buckets, breaker, cache)
-    llm = Llm(
-        ai,
-        timeout=settings.llm_timeout / 1000,
-        bulkhead=Bulkhead(settings.llm_max_concurrency),
-        breaker=breaker,
-        watchers=watch.llm_calls,
-    )
-    drain = Drain(settings.shutdown_grace)
-    runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
-    service = Service(settings, ai, runner, buckets, drain, watch=watch)
-    rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
-    if watch.status is not None:
-        watch.status.add_to(rest)
-    # Sentry's SDK sees the requests that FastAPI sees.
-    app = rest if settings.sentry_dsn else Shortcut(rest)
-    return told_in_one_line(websockets_as_http(watch.requests(apply_security_middleware(app, settings, buckets))))
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Leaves out the collector of garbage: of what is imported all stays, and it would look at it again and again.
 
-
-def build_breaker(settings: Settings) -> CircuitBreaker | None:
-    """The circuit breaker, unless it is off."""
-    if not settings.cb_enabled:
-        return None
-    return CircuitBreaker(
-        failure_threshold=settings.cb_failure_threshold, recovery_timeout=settings.cb_recovery_timeout
-    )
-
-
-def build_cache(settings: Settings) -> FlowCache[Result] | None:
-    """The response cache, unless it is off."""
-    return FlowCache(ttl=settings.cache_ttl, max_size=settings.cache_max_size) if settings.cache_enabled else None
-
-
-class Service:
-    """What lives from start-up to shutdown of a process.
-
-    Attributes:
-        ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
+    What the first app of a process has made is not looked at later either.
     """
-
-    def __init__(
-        self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore, drain: Drain, *, watch: Watch
-    ) -> None:
-        self.ready = False
-        self._watch = watch
-        self._settings = settings
-        self._ai = ai
-        self._runner = runner
-        self._buckets = buckets
-        self._drain = drain
-        self._grpc: GrpcServer | None = None
-        self._turning: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Bring gRPC up beside REST; at the end drain it."""
-        await self._resolve_model()
-        async with self._watch.running(lambda: self._drain.seconds_left):
-            with noticing_stop_signals(self._begin_stop):
-                async with self._serving_grpc():
-                    yield
-        log.info("stopped")
-
-    @asynccontextmanager
-    async def _serving_grpc(self) -> AsyncIterator[None]:
-        await self._start_grpc()
-        # What start-up made stays: the collector need not look at it again each time it looks at everything.
-        gc.freeze()
-        self.ready = True
-        self._announce()
-        try:
-            yield
-        finally:
-            self._begin_stop()
-            await self._stop_grpc()
-
-    def _begin_stop(self) -> None:
-        """Turn unready, once: at the signal where the process sees it, else when the server ends the lifespan."""
-        if not self.ready:
-            return
-        self.ready = False
-        self._drain.begin()
-        if self._grpc is not None:
-            self._turning = asyncio.create_task(self._grpc.turn_unready())
-        log.info("stopping", grace=self._settings.shutdown_grace)
-
-    async def _resolve_model(self) -> None:
-        """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""
-        if await self._ai.registry.resolve_action(ActionKind.MODEL, self._settings.model) is None:
-            raise ConfigError(f"MODEL={self._settings.model!r} (--model): the provider has no such text model")
-
-    async def _start_grpc(self) -> None:
-        if self._settings.grpc_enabled:
-            from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
-
-            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpcs())
-            try:
-                await self._grpc.start()
-            except RuntimeError:
-                place = f"GRPC_PORT={self._settings.grpc_port} (--grpc-port)"
-                raise ConfigError(f"{place}: can't listen on {self._settings.host}; is the port taken?") from None
-
-    async def _stop_grpc(self) -> None:
-        if self._grpc is not None:
-            if self._turning is not None:
-                await self._turning
-            await self._grpc.stop(self._drain.seconds_left + LAST_WORDS)
-
-    def _announce(self) -> None:
-        settings = self._settings
-        if not settings.trusted_host_patterns and not settings.debug:
-            log.warning(
-                "TRUSTED_HOSTS is empty: the Host header is not checked. Name the domain(s) that it answers to: "
-                "a forged host can poison caches, and links that are made from it"
-            )
-        rest = f"http://{settings.host}:{settings.port}"
-        places = {"rest": rest}
-        if settings.debug:
-            places |= {"docs": f"{rest}/docs", "status": f"{rest}{STATUS_PATH}"}
-        if settings.grpc_enabled:
-            places["grpc"] = f"{settings.host}:{settings.grpc_port}"
-        log.info("service is up", model=settings.model, **places)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+        if was_enabled:
+            gc.enable()

@@ -55,3 +55,16 @@ def test_only_the_chosen_provider_is_imported() -> None:
         "sys.exit(bool({'genkit_google_genai', 'genkit_openai', 'genkit_ollama', 'grpc'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+
+
+def test_what_the_gemini_plugin_has_for_others_is_imported_by_its_use() -> None:
+    code = (
+        "import sys; from src.config import load_settings; from src.asgi import create_app;"
+        "create_app(load_settings({'model': 'googleai/x', 'gemini_api_key': 'k', 'log_level': 'error'}));"
+        "unused = {'google.genai.interactions', 'google.oauth2', 'opentelemetry.instrumentation.logging'};"
+        "assert not unused & sys.modules.keys(), unused & sys.modules.keys();"
+        "from genkit_google_genai._interactions.client import Interaction;"
+        "assert Interaction.model_validate({'id': 'a', 'status': 'cancelled'}).id == 'a';"
+        "assert 'google.genai.interactions' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0

@@ -3,12 +3,16 @@
 from typing import Any, cast
 
 from genkit import Plugin
-from genkit_google_genai import GoogleAI
-from google.genai.types import HttpOptionsDict
 
 from src.config import Settings
 from src.connection import provider_client
 from src.providers.one_model import OneModel
+from src.util.late_imports import imported_late
+
+# The plugin offers Vertex AI's evaluators and Gemini's agents too, which are most of what importing it takes.
+with imported_late("genkit_google_genai.evaluators", "google.genai.interactions"):
+    from genkit_google_genai import GoogleAI
+    from google.genai.types import HttpOptionsDict
 
 
 def plugin(settings: Settings) -> Plugin:

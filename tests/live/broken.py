@@ -3,7 +3,7 @@
 from genkit import ActionRunContext
 from starlette.types import ASGIApp
 
-from src import asgi
+from src import asgi, service
 from src.flows import Flows
 from src.schemas import ChatRequest, ChatResponse, StoryRequest, StoryResponse
 
@@ -21,5 +21,5 @@ class BrokenFlows(Flows):
 
 def create_app() -> ASGIApp:
     """As the real one."""
-    asgi.Flows = BrokenFlows  # type: ignore[attr-defined]
+    service.Flows = BrokenFlows  # type: ignore[attr-defined]
     return asgi.create_app()

@@ -173,7 +173,7 @@ def test_an_app_that_cant_be_made_stops_any_server(name: str, app: str, reason: 
 
 def test_a_bug_in_the_start_is_logged_once_and_ends_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from src import asgi; asgi.build_genkit = None; asgi.create_app()"],
+        [sys.executable, "-c", "from src import asgi, service; service.build_genkit = None; asgi.create_app()"],
         cwd=ROOT,
         env={"PATH": "", "MODEL": "offline/demo"},
         capture_output=True,

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from src import asgi
+from src import asgi, service
 from src.config import ConfigError, Settings
 
 
@@ -20,6 +20,6 @@ def _fail(error: Exception) -> NoReturn:
     def build_genkit(_settings: Settings) -> NoReturn:
         raise error
 
-    asgi.build_genkit = build_genkit  # type: ignore[assignment, attr-defined]
+    service.build_genkit = build_genkit  # type: ignore[assignment, attr-defined]
     asgi.create_app()
     raise AssertionError("the process has ended")

@@ -1,0 +1,60 @@
+"""Modules that libraries import and this service has no use for, imported if they are used after all."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+@contextmanager
+def imported_late(*modules: str) -> Iterator[None]:
+    """Within it, importing one of these modules imports nothing: the names that are taken from it are stand-ins.
+
+    It is for what a library takes from a module without using it at once, as in `from module import Name`. A stand-in
+    imports its module when it is called, asked for an attribute, or checked against; who imports the module after the
+    block gets the module. One that is there already is left alone.
+    """
+    stand_ins = {name: _LateModule(name) for name in modules if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, stand_in in stand_ins.items():
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
+
+
+class _LateModule(ModuleType):
+    """Has any name but those that Python itself looks for."""
+
+    def __getattr__(self, name: str) -> "_Late":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Late(name, (), {"_module": self.__name__})
+
+
+class _Late(type):
+    """A name of a module, which may be that of a class: annotations and unions take nothing else."""
+
+    _module: str
+
+    def _get(cls) -> Any:
+        if isinstance(sys.modules.get(cls._module), _LateModule):
+            del sys.modules[cls._module]
+        return getattr(import_module(cls._module), cls.__name__)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(cls._get(), name)
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        return cls._get()(*arguments, **options)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls._get())
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls._get())
