@@ -7,11 +7,13 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
 import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from benchmarks import baselines
 from src.asgi import create_app
 from src.bulkhead import Bulkhead
 from src.config import Settings, load_settings
@@ -25,6 +27,7 @@ NAMES = (
     *("SecurityHeaders", "RequestId"),
 )
 STREAMS = 50
+Call = Callable[[], Coroutine[Any, Any, Any]]
 
 
 def settings() -> Settings:
@@ -32,15 +35,19 @@ def settings() -> Settings:
     return load_settings({"model": "offline/demo", "rate_limit_default": "100000000/second"})
 
 
-async def microseconds(call: Callable[[], Coroutine[Any, Any, Any]]) -> float:
-    """CPU time of one call, at best, in a task of its own: servers handle each request in one."""
-    best = float("inf")
+async def microseconds(*calls: Call) -> list[float]:
+    """CPU time of one call of each, at best; they are measured in turn.
+
+    Each call has a task of its own, as servers handle each request in one.
+    """
+    best = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
-        began = time.process_time()
-        for _ in range(CALLS):
-            await asyncio.create_task(call())
-        best = min(best, (time.process_time() - began) / CALLS)
-    return best * 1e6
+        for number, call in enumerate(calls):
+            began = time.process_time()
+            for _ in range(CALLS):
+                await asyncio.create_task(call())
+            best[number] = min(best[number], (time.process_time() - began) / CALLS * 1e6)
+    return best
 
 
 def request(app: ASGIApp, method: str, path: str, body: bytes = b"") -> Callable[[], Coroutine[Any, Any, list[float]]]:
@@ -90,17 +97,20 @@ async def _nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 async def layer_costs() -> dict[str, float]:
-    """Microseconds that each layer adds to a request, innermost first, and the whole chain."""
+    """Microseconds that each layer adds to a request, innermost first, and the whole chain; and a bare FastAPI
+    request, which they can be held against: machines differ, and change.
+    """
     chosen = settings()
     chain = layers(chosen, MemoryBuckets(chosen.rate_limit))
-    so_far = await microseconds(request(_nothing, "GET", "/x"))
-    bare = so_far
-    costs = {}
-    for number, name in enumerate(["Edge", *reversed(NAMES)]):
-        total = await microseconds(request(wrap(_nothing, chain[len(chain) - number :], chosen), "GET", "/x"))
-        costs[name] = total - so_far
-        so_far = total
-    return costs | {"all": so_far - bare}
+    apps = [_nothing, *(wrap(_nothing, chain[len(chain) - number :], chosen) for number in range(len(chain) + 1))]
+    *totals, bare = await microseconds(
+        *(request(app, "GET", "/x") for app in apps), request(baselines.fastapi(), "GET", "/health")
+    )
+    added = dict(zip(["Edge", *reversed(NAMES)], (more - less for less, more in pairwise(totals)), strict=True))
+    return added | {
+        "all": totals[-1] - totals[0],
+        "bare FastAPI": bare,
+    }
 
 
 async def uncached_overhead() -> float:
@@ -108,8 +118,11 @@ async def uncached_overhead() -> float:
     app, flow = _service_and_flow()
     gc.collect()
     gc.freeze()  # as the service does once it is up
-    over_rest = await microseconds(request(app, "POST", "/chat", b'{"question":"Where to?"}'))
-    return over_rest - await microseconds(lambda: flow.run(ChatRequest(question="Where to?")))
+    over_rest, direct = await microseconds(
+        request(app, "POST", "/chat", b'{"question":"Where to?"}'),
+        lambda: flow.run(ChatRequest(question="Where to?")),
+    )
+    return over_rest - direct
 
 
 def _service_and_flow() -> tuple[ASGIApp, Any]:

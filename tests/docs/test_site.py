@@ -213,7 +213,12 @@ def test_rooms_import_each_other_in_one_direction() -> None:
 def test_imports_are_found_wherever_they_stand() -> None:
     """At the top, inside a function, of a module by its package."""
     found = imports.imports()
-    assert found >= {("service", "rest"), ("service", "grpc_server"), ("operations", "schemas"), ("config", "util.rate")}
+    assert found >= {
+        ("service", "rest"),
+        ("service", "grpc_server"),
+        ("operations", "schemas"),
+        ("config", "util.rate"),
+    }
     assert ("rest", "grpc_server") not in found
 
 
