@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -82,11 +83,19 @@ def test_a_client_that_leaves_ends_the_work() -> None:
 
 
 def test_a_connection_that_fails_counts_as_left() -> None:
+    missed: list[Any] = []
+
     async def broken() -> Message:
         raise ConnectionResetError
 
-    with pytest.raises(ClientGone):
-        in_loop(lambda: while_connected(broken, Work().run()))
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: missed.append(context))
+        with pytest.raises(ClientGone):
+            await while_connected(broken, Work().run())
+
+    in_loop(scenario)
+    gc.collect()
+    assert not missed
 
 
 def test_a_failure_of_the_work_is_the_callers() -> None:
