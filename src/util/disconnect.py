@@ -29,10 +29,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     cancelling = task.cancelling()
     has_left = has_ended = False
 
-    def leave(watching: "asyncio.Task[None]") -> None:
+    def leave(_: "asyncio.Task[None]") -> None:
         nonlocal has_left
-        if not watching.cancelled():
-            watching.exception()  # a connection that broke: asyncio would log that nobody had asked
         if not has_ended:
             has_left = True
             task.cancel()
