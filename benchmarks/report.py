@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Results = dict[str, Any]
+MICROSECONDS = {"µs": 1.0, "ms": 1e3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,13 @@ class Goal:
 
     def comparable(self, results: Results) -> float:
         """As a figure of another run may be held against it: times in bare requests, which the machine slows too."""
-        scale = {"µs": 1.0, "ms": 1e3}.get(self.unit)
-        return self.figure(results) if scale is None else self.figure(results) * scale / _bare_request(results)
+        scale = MICROSECONDS[self.unit] / _bare_request(results) if self.is_time else 1.0
+        return self.figure(results) * scale
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it depends on how quick the machine is."""
+        return self.unit in MICROSECONDS
 
     def is_met(self, results: Results) -> bool:
         """Whether it is."""

@@ -31,7 +31,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     def leave(_: "asyncio.Task[None]") -> None:
         nonlocal has_left
-        if not has_ended:
+        # Work that someone else is ending already is to be left to clean up.
+        if not has_ended and task.cancelling() <= cancelling:
             has_left = True
             task.cancel()
 
@@ -41,12 +42,14 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         return await work
     except asyncio.CancelledError:
         # Someone else may have cancelled the task as well, and must find it so.
-        if has_left and task.uncancel() <= cancelling:
+        if has_left and task.cancelling() == cancelling + 1:
             raise ClientGone from None
         raise
     finally:
         has_ended = True
         watching.cancel()
+        if has_left:
+            task.uncancel()
 
 
 async def _disconnected(receive: Receive) -> None:

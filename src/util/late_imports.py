@@ -13,8 +13,9 @@ def imported_late(*modules: str) -> Iterator[None]:
     """Within it, importing one of these modules imports nothing: the names that are taken from it are stand-ins.
 
     It is for what a library takes from a module without using it at once, as in `from module import Name`. A stand-in
-    imports its module when it is called, asked for an attribute, or checked against; who imports the module after the
-    block gets the module. One that is there already is left alone.
+    imports its module when it is called, iterated over, asked for an item or an attribute, or checked against. It is no
+    base for a class and no type of a pydantic field. Who imports the module after the block gets the module; one that
+    is there already is left alone.
     """
     stand_ins = {name: _LateModule(name) for name in modules if name not in sys.modules}
     sys.modules.update(stand_ins)
@@ -40,6 +41,11 @@ class _Late(type):
 
     _module: str
 
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> "_Late":
+        if bases:
+            raise TypeError(f"{name}: {bases[0].__name__} is imported late, and no base for a class")
+        return super().__new__(cls, name, bases, namespace)
+
     def _get(cls) -> Any:
         if isinstance(sys.modules.get(cls._module), _LateModule):
             del sys.modules[cls._module]
@@ -52,6 +58,12 @@ class _Late(type):
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         return cls._get()(*arguments, **options)
+
+    def __iter__(cls) -> Iterator[Any]:
+        return iter(cls._get())
+
+    def __getitem__(cls, key: Any) -> Any:
+        return cls._get()[key]
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls._get())

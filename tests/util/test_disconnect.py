@@ -18,8 +18,12 @@ class Client:
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
         self.is_watched = False
+        self._has_sent = False
 
     async def receive(self) -> Message:
+        if not self._has_sent:
+            self._has_sent = True
+            return {"type": "http.request", "body": b"", "more_body": False}
         self.is_watched = True
         try:
             await self.leaves.wait()
@@ -166,3 +170,77 @@ def test_a_client_that_leaves_as_the_work_ends_costs_its_task_nothing(turns: int
         assert not task.cancelling()
 
     in_loop(scenario)
+
+
+def test_a_client_that_leaves_does_not_cut_short_the_end_that_someone_else_brought_about() -> None:
+    async def scenario() -> list[str]:
+        client = Client()
+        cleaning, cleaned = asyncio.Event(), []
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaning.set()
+                await settled()
+                cleaned.append("connection closed")
+
+        async def request() -> None:
+            async with asyncio.timeout(0):
+                await while_connected(client.receive, work())
+
+        task = asyncio.create_task(request())
+        await cleaning.wait()
+        client.leaves.set()
+        with pytest.raises(TimeoutError):
+            await task
+        return cleaned
+
+    assert in_loop(scenario) == ["connection closed"]
+
+
+def test_work_that_takes_no_notice_leaves_no_cancellation_behind() -> None:
+    async def scenario() -> int:
+        client, work = Client(), Work()
+
+        async def stubborn() -> None:
+            with suppress(asyncio.CancelledError):
+                await work.run()
+
+        async def request() -> int:
+            await while_connected(client.receive, stubborn())
+            task = asyncio.current_task()
+            assert task is not None
+            return task.cancelling()
+
+        task = asyncio.create_task(request())
+        await work.began.wait()
+        client.leaves.set()
+        return await task
+
+    assert in_loop(scenario) == 0
+
+
+def test_a_task_that_has_outlived_a_cancellation_is_ended_by_its_client_all_the_same() -> None:
+    async def scenario() -> int:
+        client, work = Client(), Work()
+        outlives = asyncio.Event()
+
+        async def request() -> int:
+            with suppress(asyncio.CancelledError):
+                outlives.set()
+                await asyncio.Event().wait()
+            with pytest.raises(ClientGone):
+                await while_connected(client.receive, work.run())
+            task = asyncio.current_task()
+            assert task is not None
+            return task.cancelling()
+
+        task = asyncio.create_task(request())
+        await outlives.wait()
+        task.cancel()
+        await work.began.wait()
+        client.leaves.set()
+        return await task
+
+    assert in_loop(scenario) == 1

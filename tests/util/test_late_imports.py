@@ -10,6 +10,11 @@ from src.util.late_imports import imported_late
 
 NAME = "a_module_that_takes_long"
 SOURCE = """
+from enum import Enum
+
+class Colour(Enum):
+    RED = 1
+
 class Thing:
     kind = "real"
 
@@ -54,6 +59,8 @@ def test_taking_a_name_imports_nothing() -> None:
     [
         pytest.param("Thing", lambda thing: thing.kind, "real", id="an attribute"),
         pytest.param("Thing", lambda thing: thing(3).size, 3, id="an instance"),
+        pytest.param("Colour", lambda colour: [one.name for one in colour], ["RED"], id="members"),
+        pytest.param("Colour", lambda colour: colour["RED"].value, 1, id="a member"),
         pytest.param("double", lambda double: double(4), 8, id="a function"),
         pytest.param("Thing", lambda thing: isinstance(thing(3), thing), True, id="a check of an instance"),
         pytest.param("Thing", lambda thing: isinstance(3, thing), False, id="a check of something else"),
@@ -74,7 +81,9 @@ def test_using_it_at_once_does_too() -> None:
 
 def test_who_imports_it_later_gets_the_module() -> None:
     taken("Thing")
-    assert importlib.import_module(NAME).double(1) == 2
+    assert NAME not in sys.modules
+    importlib.import_module(NAME)
+    assert is_imported()
 
 
 def test_a_name_that_the_module_lacks_is_missed_when_it_is_used() -> None:
@@ -87,3 +96,12 @@ def test_a_module_that_is_there_is_left_alone() -> None:
     with imported_late(NAME):
         assert importlib.import_module(NAME) is real
     assert sys.modules[NAME] is real
+
+
+def test_a_stand_in_is_no_base_for_a_class() -> None:
+    with pytest.raises(TypeError, match="Thing is imported late"):
+        type(taken("Thing"))("Larger", (taken("Thing"),), {})
+    with pytest.raises(TypeError, match="Thing is imported late"):
+
+        class Larger(taken("Thing")):  # type: ignore[misc]
+            pass
