@@ -218,7 +218,7 @@ def worse(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         f"{goal.name}: {old:.2f} before, {new:.2f} now{', in bare requests' if goal.is_time else ''}"
         for goal in GOALS
         for old, new in [(goal.comparable(before), goal.comparable(now))]
-        if (old > new * WORSE if goal.more_is_better else new > old * WORSE) and not goal.is_far_from(now)
+        if (old > new * WORSE if goal.more_is_better else new > old * WORSE)
     ]
 
 

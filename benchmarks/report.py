@@ -24,10 +24,6 @@ class Goal:
         scale = MICROSECONDS[self.unit] / _bare_request(results) if self.is_time else 1.0
         return self.figure(results) * scale
 
-    def is_far_from(self, results: Results) -> bool:
-        """Whether the figure is a tenth of what it may be: then it is so small that its changes are noise."""
-        return not self.more_is_better and self.figure(results) * 10 < self.goal
-
     @property
     def is_time(self) -> bool:
         """Whether it depends on how quick the machine is."""
