@@ -16,6 +16,21 @@ run *flags:
 test *arguments:
     ./run.sh test {{ arguments }}
 
+# Attack and load the live service, one server a test in turn; pytest's arguments follow.
+[group('check')]
+live *arguments: _python _node
+    .venv/bin/python -m pytest tests/stress {{ arguments }}
+
+# The same, each test under every server.
+[group('check')]
+live-all *arguments: _python _node
+    .venv/bin/python -m pytest tests/stress --all-servers {{ arguments }}
+
+# Follow the pages for adopters in copies of this checkout, whole test suites included.
+[group('check')]
+adoption *arguments: _python _node
+    .venv/bin/python -m pytest tests/adopt {{ arguments }}
+
 # Linters, formatting, types; no network but for what is not installed yet.
 [group('check')]
 check: _python _node _proto-check

@@ -4,8 +4,20 @@ import os
 import sys
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+# Folders whose tests take minutes, or run a whole suite in a copy: `just live` and `just adoption` name them.
+_ON_REQUEST = {Path(__file__).parent / name for name in ("adopt", "stress")}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave these folders out, unless the command names them."""
+    if collection_path not in _ON_REQUEST:
+        return None
+    named = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
+    return not any(path == collection_path or collection_path in path.parents for path in named)
 
 
 @pytest.hookimpl(wrapper=True)
