@@ -21,6 +21,7 @@ class ServiceError(Exception):
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     default_detail: ClassVar[str] = "The service failed to answer this request."
+    is_refusal: ClassVar[bool] = False  # before any work was done for it
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.detail = detail or self.default_detail
@@ -56,6 +57,7 @@ class InvalidInput(ServiceError):
     title = "Invalid input"
     http_status = 422
     grpc_code = "INVALID_ARGUMENT"
+    is_refusal = True
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -75,6 +77,7 @@ class PayloadTooLarge(ServiceError):
     http_status = 413
     grpc_code = "RESOURCE_EXHAUSTED"
     default_detail = "The request is larger than allowed."
+    is_refusal = True
 
 
 class RateLimited(ServiceError):
@@ -85,6 +88,7 @@ class RateLimited(ServiceError):
     http_status = 429
     grpc_code = "RESOURCE_EXHAUSTED"
     default_detail = "The rate limit is used up."
+    is_refusal = True
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(retry_after=retry_after)

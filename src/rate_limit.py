@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.errors import RateLimited
-from src.util.answer import Answer
+from src.responses import guarded
 from src.util.client_address import TrustedProxies, bucket_key, client_of
 from src.util.probes import PROBE_PATHS
 from src.util.rate import Rate
@@ -138,7 +138,8 @@ class RateLimitMiddleware:
         if decision.allowed:
             await self.app(scope, receive, telling)
         else:
-            await Answer(telling).fail(scope, RateLimited(decision.retry_after))
+            guard, _ = guarded(scope, telling)
+            await guard.fail(scope, telling, RateLimited(decision.retry_after))
 
 
 def _state(decision: Decision) -> bytes:

@@ -21,9 +21,9 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.config import Settings
-from src.errors import ServiceError
 from src.operations import OPERATIONS, Operation
-from src.rest_endpoints import HealthEndpoint, OperationEndpoint, answer_failure, answer_status
+from src.responses import send_status
+from src.rest_endpoints import HealthEndpoint, OperationEndpoint
 from src.runner import Runner
 from src.schemas import HealthResponse, Problem, ValidationFailures
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
@@ -37,7 +37,7 @@ NO_TELEMETRY: TelemetryConfig = {
     "auto_configure": False,
 }
 # The exceptions that have a handler: FastAPI's own, and those of `build_rest`. The endpoints answer them by themselves.
-HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, ServiceError, Exception}
+HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, Exception}
 SCHEMA_REF = "#/components/schemas/{model}"
 # What any operation may be answered with instead of its output.
 FAILURES = {
@@ -81,17 +81,13 @@ def build_rest(
     _add_health(app, is_ready)
     _describe_failures(app)
 
-    async def on_failure(request: Request, error: Exception) -> Response:
-        return _Sent(lambda send: answer_failure(request.scope, send, error, request.url.path))
-
     async def on_status(request: Request, error: Exception) -> Response:
         status = error if isinstance(error, HTTPException) else HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
-        return _Sent(lambda send: answer_status(request.scope, send, status.status_code, status.headers))
+        return _Sent(lambda send: send_status(request.scope, send, status.status_code, status.headers))
 
     async def leave_to_the_chain(_request: Request, error: Exception) -> Response:
         raise error
 
-    app.add_exception_handler(ServiceError, on_failure)
     app.add_exception_handler(HTTPException, on_status)
     # Starlette would answer a bug itself, in plain text and outside its own middleware.
     app.add_exception_handler(Exception, leave_to_the_chain)

@@ -4,7 +4,7 @@ Pydantic parses and writes them directly, which is faster than through FastAPI a
 one way that clients know.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -14,17 +14,14 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from src.errors import InvalidInput, ServiceError, as_service_error, public_validation_errors
-from src.observability.failures import log_failure
+from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
+from src.responses import JSON, guarded, send_invalid, send_response, send_status
 from src.runner import Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
-from src.util.request_id import request_id_of
 from src.util.scope import first_header
 
-JSON = b"application/json"
-PROBLEM = b"application/problem+json"
 CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
 
 log = structlog.get_logger(__name__)
@@ -39,9 +36,9 @@ class HealthEndpoint:
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         if self._is_well():
-            await answer(send, HTTPStatus.OK, JSON, self._ok)
+            await send_response(send, HTTPStatus.OK, JSON, self._ok)
         else:
-            await answer_status(scope, send, HTTPStatus.SERVICE_UNAVAILABLE)
+            await send_status(scope, send, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class OperationEndpoint:
@@ -53,23 +50,25 @@ class OperationEndpoint:
         self._events = EventStream(operation, runner) if operation.streamed else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response, send = guarded(scope, send)
         try:
             body = await read_body(receive)
             if body and not is_json(first_header(scope["headers"], b"content-type")):
-                await answer_status(scope, send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+                await send_status(scope, send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
                 return
             input = self._operation.input.model_validate_json(body or b"{}")
             if self._events is not None:
                 self._runner.check_accepting()
-                await self._events.send(input, scope, receive, send)
+                await self._events.send(input, receive, send)
             else:
-                await answer(send, HTTPStatus.OK, JSON, await self._output(input, receive))
+                await send_response(send, HTTPStatus.OK, JSON, await self._output(input, receive))
         except ClientGone:
-            await answer(send, CLIENT_GONE, JSON, b"")
+            await send_response(send, CLIENT_GONE, JSON, b"")
         except ValidationError as error:
-            await answer_invalid(send, public_validation_errors(error.errors(include_url=False)))
+            errors = public_validation_errors(error.errors(include_url=False))
+            await send_invalid(send, [{**e, "loc": ["body", *e["loc"]]} for e in errors])
         except ServiceError as failure:
-            await answer_failure(scope, send, failure, self._operation.name)
+            await response.fail(scope, send, failure)
 
     async def _output(self, input: BaseModel, receive: Receive) -> bytes:
         result = self._runner.kept(self._operation, input)
@@ -105,37 +104,33 @@ def is_json(content_type: bytes) -> bool:
 class EventStream:
     """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` each, at the end `{"done": true, ...}`.
 
-    The headers leave at once. A failure becomes an `error` event with the problem as its data; a client that
-    leaves ends the flow and its LLM call.
+    The headers leave at once. The response's guard makes a failure an `error` event with the problem as its data; a
+    client that leaves ends the flow and its LLM call.
     """
 
     def __init__(self, operation: Operation, runner: Runner) -> None:
         self._operation = operation
         self._runner = runner
 
-    async def send(self, input: BaseModel, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the events of one run."""
+    async def send(self, input: BaseModel, receive: Receive, send: Send) -> None:
+        """Send the events of one run. Raises ServiceError after the events that came before the failure."""
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": int(HTTPStatus.OK), "headers": headers})
         try:
-            await while_connected(receive, self._send_events(input, scope, send))
+            await while_connected(receive, self._send_events(input, send))
         except ClientGone:
             log.info("client left the stream", operation=self._operation.name)
 
-    async def _send_events(self, input: BaseModel, scope: Scope, send: Send) -> None:
-        async with aclosing(self._events(input, scope)) as events:
+    async def _send_events(self, input: BaseModel, send: Send) -> None:
+        async with aclosing(self._events(input)) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self, input: BaseModel, scope: Scope) -> AsyncGenerator[bytes, None]:
-        try:
-            async with aclosing(self._runner.stream(self._operation, input)) as items:
-                async for item in items:
-                    yield _event(self._data(item))
-        except ServiceError as failure:
-            log_failure(failure, self._operation.name)
-            yield b"event: error\n" + _event(failure.problem(request_id_of(scope)))
+    async def _events(self, input: BaseModel) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._runner.stream(self._operation, input)) as items:
+            async for item in items:
+                yield _event(self._data(item))
 
     def _data(self, item: str | BaseModel) -> dict[str, Any]:
         if isinstance(item, str):
@@ -146,40 +141,3 @@ class EventStream:
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
-
-
-async def answer(
-    send: Send, status: int, content_type: bytes, body: bytes, headers: Mapping[str, str] | None = None
-) -> None:
-    """Send a whole answer."""
-    fields = [(b"content-length", b"%d" % len(body)), (b"content-type", content_type)]
-    if headers:
-        fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": int(status), "headers": fields})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def answer_invalid(send: Send, errors: list[dict[str, Any]]) -> None:
-    """FastAPI's own shape of a 422, each location led by `body`, without an echo of the input."""
-    details = [{**e, "loc": ["body", *e["loc"]]} for e in errors]
-    await answer(send, HTTPStatus.UNPROCESSABLE_ENTITY, JSON, orjson.dumps({"detail": details}))
-
-
-async def answer_failure(scope: Scope, send: Send, error: Exception, operation: str) -> None:
-    """Answer with what the table of errors has for it: problem details (RFC 9457), for invalid input FastAPI's 422."""
-    failure = as_service_error(error)
-    log_failure(failure, operation)
-    if isinstance(failure, InvalidInput):
-        body = orjson.dumps({"detail": failure.as_validation_errors()})
-        await answer(send, HTTPStatus.UNPROCESSABLE_ENTITY, JSON, body)
-    else:
-        body = orjson.dumps(failure.problem(request_id_of(scope)))
-        await answer(send, failure.http_status, PROBLEM, body, failure.headers())
-
-
-async def answer_status(scope: Scope, send: Send, status: int, headers: Mapping[str, str] | None = None) -> None:
-    """Answer with nothing but a status, as problem details."""
-    phrase = HTTPStatus(status).phrase
-    problem = {"type": "about:blank", "title": phrase, "status": int(status), "detail": phrase}
-    body = orjson.dumps({**problem, "request_id": request_id_of(scope)})
-    await answer(send, status, PROBLEM, body, headers)

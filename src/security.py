@@ -12,7 +12,7 @@ of awaiting it, which would be one more coroutine each time.
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import structlog
@@ -35,11 +35,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
-from src.errors import PayloadTooLarge, ServiceError, TimedOut, as_service_error
+from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.access_log import AccessLines
-from src.observability.failures import log_failure
 from src.rate_limit import BucketStore, RateLimitMiddleware
-from src.util.answer import Answer
+from src.responses import guard, guarded, release
 from src.util.client_address import TrustedProxies, client_of
 from src.util.deadlines import Deadlines
 from src.util.probes import PROBE_PATHS, STATUS_PATHS
@@ -66,16 +65,25 @@ SWAGGER_CSP = (
 )
 
 
-def apply_security_middleware(app: ASGIApp, settings: Settings, buckets: BucketStore) -> ASGIApp:
-    """`app` in the whole chain; `buckets` are those that the gRPC side asks too."""
-    return wrap(app, layers(settings, buckets), settings)
+def apply_security_middleware(
+    app: ASGIApp, settings: Settings, buckets: BucketStore, operations: Mapping[str, str] | None = None
+) -> ASGIApp:
+    """Wrap `app` in the whole chain.
+
+    Args:
+        buckets: Those that the gRPC side asks too.
+        operations: The flow's name by path, for the log.
+    """
+    return wrap(app, layers(settings, buckets), settings, operations)
 
 
-def wrap(app: ASGIApp, chain: Iterable[Layer], settings: Settings) -> ASGIApp:
-    """`app` in these layers, outermost first, and the edge around them."""
+def wrap(
+    app: ASGIApp, chain: Iterable[Layer], settings: Settings, operations: Mapping[str, str] | None = None
+) -> ASGIApp:
+    """Wrap `app` in these layers, outermost first, and the edge around them."""
     for layer in reversed(list(chain)):
         app = layer(app)
-    return Edge(app, settings)
+    return Edge(app, settings, operations)
 
 
 def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
@@ -103,9 +111,10 @@ class Edge:
     the request's body had been read leaves with its connection intact.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, operations: Mapping[str, str] | None) -> None:
         self.app = app
         self._policy = HeaderPolicy(settings)
+        self._operations = operations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,12 +124,8 @@ class Edge:
         state = scope["state"]
         body = UnreadBody(receive) if may_be_unread(scope) else None
 
-        started = False
-
         def completing(message: Message) -> Awaitable[None]:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 if HARDENED not in state:
                     message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
                 if IDENTIFIED not in state:
@@ -133,15 +138,14 @@ class Edge:
             await body.discard()
             await send(message)
 
+        response = guard(scope, completing, self._operations)
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            await self.app(scope, receive if body is None else body.receive, completing)
+            await self.app(scope, receive if body is None else body.receive, response.send)
         except Exception as error:  # of a layer outside of the one that answers exceptions
-            failure = as_service_error(error)
-            log_failure(failure, scope["path"])
-            if not started:
-                await Answer(completing).fail(scope, failure)
+            await response.fail(scope, response.send, as_service_error(error))
         finally:
+            release(scope)
             structlog.contextvars.reset_contextvars(**tokens)
 
 
@@ -158,23 +162,23 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        response, send = guarded(scope, send)
         began = time.perf_counter()
         status, size = CLIENT_GONE, 0
-        started = False
 
         def counting(message: Message) -> Awaitable[None]:
-            nonlocal status, size, started
+            nonlocal status, size
             if message["type"] == "http.response.start":
-                status, started = message["status"], True
+                status = message["status"]
             else:
                 size += len(message.get("body", b""))
             return send(message)
 
         try:
             await self.app(scope, receive, counting)
-        except Exception:
-            if not started:
-                status = ServiceError.http_status
+        except Exception as error:
+            if not response.has_started:
+                status = as_service_error(error).http_status
             raise
         finally:
             self._lines.write(
@@ -209,9 +213,10 @@ class GZip:
 
         async def varying(message: Message) -> None:
             nonlocal held
-            if message["type"] == "http.response.start" and may_be_compressed(message):
-                held = message
-                return
+            if message["type"] == "http.response.start":
+                held = message if may_be_compressed(message) else None  # instead of one that a failure replaces
+                if held is not None:
+                    return
             if held is not None:
                 start, held = held, None
                 if message.get("more_body", False) or len(message.get("body", b"")) >= MIN_COMPRESSED_BYTES:
@@ -304,14 +309,14 @@ class Timeout:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        response, send = guarded(scope, send)
         try:
             with self._deadlines.begin() as deadline:
-                await self.app(scope, receive, answer.send)
+                await self.app(scope, receive, send)
         except TimeoutError:
             if not deadline.expired:
                 raise
-            await answer.fail(scope, TimedOut("The request took longer than allowed."))
+            await response.fail(scope, send, TimedOut("The request took longer than allowed."))
 
 
 class MaxBodySize:
@@ -325,10 +330,10 @@ class MaxBodySize:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        response, send = guarded(scope, send)
         for length in headers_of(scope, b"content-length"):
             if self._is_too_long(length):
-                await answer.fail(scope, PayloadTooLarge())
+                await response.fail(scope, send, PayloadTooLarge())
                 return
         received, refused = 0, False
 
@@ -340,12 +345,12 @@ class MaxBodySize:
                 return message
             if not refused:
                 refused = True
-                await answer.fail(scope, PayloadTooLarge())
+                await response.fail(scope, send, PayloadTooLarge())
             return {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:
             if not refused:
-                await answer.send(message)
+                await send(message)
 
         try:
             await self.app(scope, counting, unless_refused)
@@ -367,13 +372,11 @@ class ExceptionHandler:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        response, send = guarded(scope, send)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, send)
         except Exception as error:
-            failure = as_service_error(error)
-            log_failure(failure, scope["path"])
-            await answer.fail(scope, failure)
+            await response.fail(scope, send, as_service_error(error))
 
 
 class HeaderPolicy:

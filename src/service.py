@@ -25,6 +25,7 @@ from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.observability.watch import Watch, build_watch
+from src.operations import OPERATIONS
 from src.rate_limit import BucketStore, MemoryBuckets
 from src.rest import Shortcut, build_rest
 from src.runner import Result, Runner
@@ -65,7 +66,9 @@ def build_app(settings: Settings) -> ASGIApp:
         watch.status.add_to(rest)
     # Sentry's SDK sees the requests that FastAPI sees.
     app = rest if settings.sentry_dsn else Shortcut(rest)
-    return told_in_one_line(websockets_as_http(watch.requests(apply_security_middleware(app, settings, buckets))))
+    operations = {operation.path: operation.name for operation in OPERATIONS}
+    secured = apply_security_middleware(app, settings, buckets, operations)
+    return told_in_one_line(websockets_as_http(watch.requests(secured)))
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

@@ -18,7 +18,7 @@ from structlog.testing import LogCapture
 from src.config import Settings, load_settings
 from src.observability import failures
 from src.observability.access_log import AccessLines
-from src.rate_limit import MemoryBuckets
+from src.rate_limit import Decision, MemoryBuckets
 from src.security import layers, wrap
 
 REQUIRED = {
@@ -305,24 +305,72 @@ def test_a_failure_in_mid_stream_is_one_error_event_and_a_clean_end(path: str, s
     assert result.ended
 
 
-@pytest.mark.parametrize("left_out", NAMES)
+ANSWERED_BY: dict[str, tuple[dict[str, Any], int]] = {
+    "TrustedHost": ({"path": "/", "headers": {"host": "evil.test"}}, 400),
+    "CORS": ({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200),
+    "MaxBodySize": ({"path": "/echo", "body": [b"x" * 101]}, 413),
+    "Timeout": ({"path": "/hang"}, 504),
+    "ExceptionHandler": ({"path": "/bug"}, 500),
+}
+
+
 @pytest.mark.parametrize(
-    ("asked", "status", "layer"),
-    [
-        pytest.param({"path": "/", "headers": {"host": "evil.test"}}, 400, "TrustedHost", id="host"),
-        pytest.param({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200, "CORS", id="cors"),
-        pytest.param({"path": "/echo", "body": [b"x" * 101]}, 413, "MaxBodySize", id="body"),
-        pytest.param({"path": "/hang"}, 504, "Timeout", id="timeout"),
-        pytest.param({"path": "/bug"}, 500, "ExceptionHandler", id="bug"),
-    ],
+    ("left_out", "layer"), [(name, layer) for name in NAMES for layer in ANSWERED_BY if name != layer]
 )
-def test_no_layer_needs_another(left_out: str, asked: dict[str, Any], status: int, layer: str) -> None:
-    if left_out == layer:
-        return
+def test_no_layer_needs_another(left_out: str, layer: str) -> None:
+    asked, status = ANSWERED_BY[layer]
     result = request(chain_without(left_out, bare), **asked)
-    assert result.status == status
+    assert (result.status, len(result.starts), result.ended) == (status, 1, True)
     assert result.header("x-frame-options") == ["DENY"]
     assert len(result.header("x-request-id")) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "RateLimitMiddleware"])
+def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
+    chosen = settings()
+    [layer] = [
+        it for it, known in zip(layers(chosen, MemoryBuckets(chosen.rate_limit)), NAMES, strict=True) if known == name
+    ]
+    asked, status = ANSWERED_BY.get(name, ({"path": "/"}, 200))
+    result = request(layer(bare), **asked)
+    assert (result.status, len(result.starts), result.ended) == (status, 1, True)
+
+
+class Exhausted(MemoryBuckets):
+    async def take(self, key: str, cost: int = 1) -> Decision:
+        return Decision(False, 0, 7.0)
+
+
+# What is asked, the layer that refuses it, and the level of the line that says so.
+FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "429": ({"path": "/"}, "RateLimitMiddleware", "debug"),
+    "413 streamed": ({"path": "/echo", "body": [b"x" * 101]}, "MaxBodySize", "debug"),
+    "413 declared": ({"path": "/echo", "headers": {"content-length": "101"}}, "MaxBodySize", "debug"),
+    "504": ({"path": "/hang"}, "Timeout", "warning"),
+    "504 in mid-stream": ({"path": "/sse-hang"}, "Timeout", "warning"),
+    "500": ({"path": "/bug"}, "", "error"),
+    "500 in mid-stream": ({"path": "/sse-bug"}, "", "error"),
+}
+
+
+@pytest.mark.parametrize(
+    ("failure", "left_out"),
+    [(failure, name) for failure, (_, layer, _) in FAILURES.items() for name in ("none", *NAMES) if name != layer],
+)
+def test_a_failure_is_logged_once_with_the_flow(failure: str, left_out: str, logged: list[Any]) -> None:
+    asked, layer, level = FAILURES[failure]
+    chosen = settings()
+    buckets = (Exhausted if layer == "RateLimitMiddleware" else MemoryBuckets)(chosen.rate_limit)
+    chain = [it for it, name in zip(layers(chosen, buckets), NAMES, strict=True) if name != left_out]
+    request(wrap(bare, chain, chosen, {asked["path"]: "the_flow"}), **asked)
+    lines = [entry for entry in logged if entry["event"] in ("request failed", "bug")]
+    assert [(line["operation"], line["log_level"]) for line in lines] == [("the_flow", level)]
+
+
+def test_a_failure_of_no_flow_names_none(logged: list[Any]) -> None:
+    request(chain_without(None, bare), "/bug")
+    [line] = [entry for entry in logged if entry["event"] == "bug"]
+    assert "operation" not in line
 
 
 def test_a_probe_by_address_is_answered() -> None:
@@ -447,10 +495,14 @@ async def started_only(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("secret detail")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
 @pytest.mark.parametrize(("path", "status"), [("/", 500), ("/hang", 504), ("/read", 413)])
-def test_a_failure_before_the_first_byte_is_still_told(path: str, status: int, logged: list[Any]) -> None:
-    answer = request(chain_without(None, started_only), path=path, body=[b"x" * 60] * 2)
-    assert answer.status == status
+def test_a_failure_before_the_first_byte_is_still_told(
+    path: str, status: int, encoding: str, logged: list[Any]
+) -> None:
+    headers = {"accept-encoding": encoding}
+    answer = request(chain_without(None, started_only), path=path, headers=headers, body=[b"x" * 60] * 2)
+    assert (answer.status, len(answer.starts)) == (status, 1)
     assert b"secret" not in answer.body
     for name, value in REQUIRED.items():
         assert answer.header(name) == [value], name
@@ -490,7 +542,7 @@ def test_a_message_that_an_app_sends_again_and_again_gathers_nothing() -> None:
 
 
 def test_a_client_that_does_not_read_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.util.answer.LAST_WORDS_SECONDS", 0.01)
+    monkeypatch.setattr("src.responses.ERROR_EVENT_SECONDS", 0.01)
 
     async def scenario() -> None:
         sent: list[Message] = []

@@ -8,8 +8,18 @@ log = structlog.get_logger(__name__)
 
 
 def log_failure(failure: ServiceError, operation: str) -> None:
-    """Log a bug of ours with its traceback, an expected failure as one line."""
+    """Log a bug of ours with its traceback, an expected failure as one line.
+
+    A refusal is logged at debug level: the access log has its status, and a flood of refusals must not fill the log
+    twice.
+
+    Args:
+        operation: The flow's name; empty where no flow was asked for.
+    """
+    fields = {"operation": operation} if operation else {}
     if failure.is_bug:
-        log.error("bug", operation=operation, exc_info=failure)
+        log.error("bug", **fields, exc_info=failure)
+    elif failure.is_refusal:
+        log.debug("request failed", **fields, problem=failure.slug)
     else:
-        log.warning("request failed", operation=operation, problem=failure.slug)
+        log.warning("request failed", **fields, problem=failure.slug)
