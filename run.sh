@@ -2,6 +2,7 @@
 # ./run.sh [flags]      make .venv, install, start the service in debug mode (flags: ./run.sh --help)
 # ./run.sh test [args]  install what the tests need and run the whole suite (args go to pytest)
 # ./run.sh setup        only install what tests and tools need
+# ./run.sh extras       only install every extra: other servers and providers, telemetry
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -71,16 +72,13 @@ install_uv() {
     .venv/bin/python -m pip install --quiet --require-hashes -r "$pin"
 }
 
-announce() {
-    cat <<EOF
-Starting in debug mode, on this machine only (--port, --grpc-port choose other ports):
-  REST   http://127.0.0.1:${PORT:-8080}   docs: http://127.0.0.1:${PORT:-8080}/docs
-  gRPC   127.0.0.1:${GRPC_PORT:-50051}
-  model  ${MODEL:-$([ -n "${GEMINI_API_KEY:-}" ] && echo "Gemini Flash" || echo "offline/demo, embedded; set GEMINI_API_KEY for Gemini")}
-Try, once it says "service is up":
-  curl -s localhost:${PORT:-8080}/translate --json '{"text":"hello"}'
-  grpcurl -plaintext -d '{"text":"hello"}' localhost:${GRPC_PORT:-50051} genkit.sample.v1.GenkitService/TranslateText
-EOF
+# Whether the flags or the environment name an env file.
+names_env() {
+    local flag
+    for flag in "$@"; do
+        case $flag in --env | --env=*) return ;; esac
+    done
+    [ -n "${APP_ENV:-}" ]
 }
 
 make_venv
@@ -94,6 +92,11 @@ if [ "${1:-}" = test ]; then
     # Much of a live test is waiting: two at a time, the tests of a file in one process.
     exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
 fi
+if [ "${1:-}" = extras ]; then
+    install requirements/extras.txt
+    exit
+fi
 install requirements/runtime.txt
-case " $* " in *" --help "* | *" -h "*) ;; *) announce ;; esac
+if [ -e .local.env ] && ! names_env "$@"; then set -- --env local "$@"; fi
+case " $* " in *" --help "* | *" -h "*) ;; *) echo "Starting in debug mode (--help lists the flags) ..." ;; esac
 exec .venv/bin/python -m src --debug "$@"

@@ -12,7 +12,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from src.app_init import close_genkit
-from src.config import ConfigError, Settings, exit_with, load_settings_or_exit
+from src.config import ConfigError, Settings, exit_with, load_settings_or_exit, missing_env_file
 from src.observability.logs import configure_logging
 from src.util.late_imports import imported_late
 
@@ -28,6 +28,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or load_settings_or_exit()
     try:
         configure_logging(settings, reports_bugs=True)
+        if missing := missing_env_file(settings.app_env):
+            log.warning("The env file does not exist", path=str(missing))
         close_genkit(settings)
         with _collecting_nothing():
             with imported_late("opentelemetry.instrumentation.logging"):  # Genkit's, for its developer UI

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_network
-from typing import Annotated, Any, Literal, NoReturn, Self
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -24,8 +25,12 @@ from src.util.rate import Rate
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
 CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its peer
+# Shortest prefixes that TRUSTED_PROXIES takes, by IP version. 10.0.0.0/8 is the largest private network (RFC 1918). In
+# IPv6 a regional registry holds a /12 and a large operator a /19, so anything shorter than /16 spans several operators.
+MIN_PROXY_PREFIX = {4: 8, 6: 16}
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
+ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
 MODEL_PROVIDERS = ("googleai", "ollama", "offline", "openai")
 
 
@@ -35,17 +40,27 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """The flag of a setting where it is not simply `--<field-name> VALUE`; `value` is what the bare flag sets."""
+    """The flag of a setting where it is not simply `--<field-name> VALUE`.
+
+    Attributes:
+        value: The bare flag sets this; None: the flag takes a value.
+        help: Replaces the setting's description in `--help`, for a flag that sets the opposite.
+    """
 
     name: str
     value: bool | None = None
+    help: str = ""
 
 
 class Settings(BaseSettings):
     """Everything that can be configured. A field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, env_file_encoding="utf-8"
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        env_file_encoding=ENV_FILE_ENCODING,
     )
 
     app_env: Annotated[str, Flag("--env")] = Field(
@@ -60,7 +75,9 @@ class Settings(BaseSettings):
     )
     port: int = Field(8080, ge=1, le=65535, description="Port of the REST server.")
     grpc_port: int = Field(50051, ge=1, le=65535, description="Port of the gRPC server.")
-    grpc_enabled: Annotated[bool, Flag("--no-grpc", False)] = Field(True, description="Serve gRPC beside REST.")
+    grpc_enabled: Annotated[bool, Flag("--no-grpc", False, "Serve REST only.")] = Field(
+        True, description="Serve gRPC beside REST."
+    )
     grpc_tls_cert: FilePath | None = Field(
         None, description="PEM file of the gRPC server's certificate; plain text without."
     )
@@ -177,8 +194,14 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _known_networks(cls, value: str) -> str:
-        for network in split(value):
-            ip_network(network)  # its ValueError names what is wrong
+        for entry in split(value):
+            network = ip_network(entry)  # its ValueError names what is wrong
+            shortest = MIN_PROXY_PREFIX[network.version]
+            if network.prefixlen < shortest:
+                raise ValueError(
+                    f"{entry} is too wide: anyone in it can forge the client's address; "
+                    f"name your proxies' own networks, /{shortest} or narrower for IPv{network.version}"
+                )
         return value
 
     @field_validator("rate_limit_default")
@@ -246,6 +269,14 @@ class Settings(BaseSettings):
         return split(self.trusted_proxies)
 
     @property
+    def accepts_other_machines(self) -> bool:
+        """Whether `host` is more than this machine's loopback address."""
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+    @property
     def secrets(self) -> list[str]:
         """The values that must appear nowhere."""
         values = (getattr(self, name) for name, field in type(self).model_fields.items() if is_secret(field))
@@ -282,11 +313,13 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Settings from `overrides` (by field name), the environment and the env files of the working directory.
 
     Raises:
-        ConfigError: a value is not allowed; the message has one line for each such variable.
+        ConfigError: a value is not allowed, or an env file can't be read; the message has one line for each.
     """
     overrides = dict(overrides or {})
-    env_name = overrides.get("app_env") or os.environ.get("APP_ENV", "")
-    env_files = (".env", f".{env_name}.env") if env_name else (".env",)
+    env_name = _env_name(overrides)
+    env_files = (".env", _named_env_file(env_name)) if env_name else (".env",)
+    for file in env_files:
+        _check_readable(Path(file))
     try:
         return Settings(_env_file=env_files, **overrides)
     except ValidationError as error:
@@ -294,11 +327,43 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
 
 
 def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2."""
+    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2.
+
+    If the named env file is missing, another line says so, as that may be why a setting is wrong.
+    """
     try:
         return load_settings(overrides)
     except ConfigError as error:
-        exit_with(str(error))
+        missing = missing_env_file(_env_name(overrides or {}))
+        exit_with(str(error) if missing is None else f"{error}\n{missing}: the env file does not exist")
+
+
+def _env_name(overrides: Mapping[str, Any]) -> str:
+    return str(overrides.get("app_env") or os.environ.get("APP_ENV", ""))
+
+
+def _named_env_file(env_name: str) -> str:
+    return f".{env_name}.env"
+
+
+def missing_env_file(env_name: str) -> Path | None:
+    """Return the path of the env file of this environment, if there is no such file."""
+    file = Path(_named_env_file(env_name)).absolute()
+    return file if env_name and not file.exists() else None
+
+
+def _check_readable(file: Path) -> None:
+    """Raise ConfigError if an env file exists but can't be read as text."""
+    try:
+        if not file.exists():
+            return
+        if not file.is_file():
+            raise ConfigError(f"{file.absolute()}: is not a regular file")
+        file.read_text(encoding=ENV_FILE_ENCODING)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file.absolute()}: is not UTF-8 (byte {error.start + 1})") from None
+    except OSError as error:
+        raise ConfigError(f"{file.absolute()}: can't be read: {error.strerror}") from None
 
 
 def exit_with(message: str) -> NoReturn:
@@ -342,7 +407,7 @@ def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: S
 class _Unvalidated(BaseSettings):
     """The env files' raw values, to show a wrong one as it was written."""
 
-    model_config = SettingsConfigDict(extra="allow", env_file_encoding="utf-8")
+    model_config = SettingsConfigDict(extra="allow", env_file_encoding=ENV_FILE_ENCODING)
 
 
 def is_secret(field: FieldInfo) -> bool:
@@ -373,14 +438,39 @@ def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
         if is_secret(field):
             continue
         flag = flag_of(name, field)
-        help_text = f"{field.description} [{name.upper()}]".replace("%", "%%")
+        help_text = _help(name, field).replace("%", "%%")
         if flag.value is None:
-            parser.add_argument(flag.name, dest=name, metavar="VALUE", default=argparse.SUPPRESS, help=help_text)
+            metavar = _metavar(field)
+            parser.add_argument(flag.name, dest=name, metavar=metavar, default=argparse.SUPPRESS, help=help_text)
         else:
             parser.add_argument(
                 flag.name, dest=name, action="store_const", const=flag.value, default=argparse.SUPPRESS, help=help_text
             )
     return vars(parser.parse_args(argv))
+
+
+def _help(name: str, field: FieldInfo) -> str:
+    flag = flag_of(name, field)
+    text = f"{flag.help or field.description} [{name.upper()}"
+    if flag.value is not None:
+        return f"{text}={str(flag.value).lower()}]"
+    production, debug = default_of(field, debug=False), default_of(field, debug=True)
+    in_debug = f", in debug {debug}" if debug != production else ""
+    return f"{text}, default {production or 'none'}{in_debug}]"
+
+
+def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    return "{true,false}" if field.annotation is bool else "VALUE"
+
+
+def default_of(field: FieldInfo, *, debug: bool = False) -> str:
+    """Return a setting's default as it would be written in an env file; empty if there is none."""
+    value = field.get_default(call_default_factory=True, validated_data={"debug": debug})
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 def export(overrides: Mapping[str, Any]) -> None:

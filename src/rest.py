@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from src import __version__
 from src.config import Settings
 from src.operations import OPERATIONS, Operation
 from src.responses import send_status
@@ -68,7 +69,7 @@ def build_rest(
     """
     app = FastAPI(
         title="Hardened Genkit service",
-        version="1.0.0",
+        version=__version__,
         lifespan=lifespan,
         docs_url="/docs" if settings.debug else None,
         redoc_url="/redoc" if settings.debug else None,

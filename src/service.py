@@ -164,8 +164,14 @@ class Service:
         settings = self._settings
         if not settings.trusted_host_patterns and not settings.debug:
             log.warning(
-                "TRUSTED_HOSTS is empty: the Host header is not checked. Name the domain(s) that it answers to: "
-                "a forged host can poison caches, and links that are made from it"
+                "No TRUSTED_HOSTS configured — Host-header validation is disabled. Set TRUSTED_HOSTS to your "
+                "domain(s) in production to prevent host-header poisoning attacks."
+            )
+        if settings.debug and settings.accepts_other_machines:
+            log.warning(
+                "Debug mode is reachable from other machines: API docs, gRPC reflection and CORS for any origin are "
+                "open to them. Set HOST=127.0.0.1, or turn DEBUG off.",
+                host=settings.host,
             )
         rest = f"http://{settings.host}:{settings.port}"
         places = {"rest": rest}

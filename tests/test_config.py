@@ -1,13 +1,26 @@
 """Settings: closed defaults, one precedence, one line for each mistake."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from errno import EACCES
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from src.config import ConfigError, Settings, flag_of, is_secret, load_settings, parse_flags
+from src.config import (
+    ConfigError,
+    Settings,
+    flag_of,
+    is_secret,
+    load_settings,
+    load_settings_or_exit,
+    missing_env_file,
+    parse_flags,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +98,11 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         pytest.param(
             {"cors_allowed_origins": "a.test"}, "CORS_ALLOWED_ORIGINS='a.test' (--cors-allowed-origins)", id="no origin"
         ),
+        pytest.param(
+            {"trusted_proxies": "10.0.0.1, 0.0.0.0/0"},
+            "TRUSTED_PROXIES='10.0.0.1, 0.0.0.0/0' (--trusted-proxies): 0.0.0.0/0 is too wide",
+            id="all of IPv4 as proxies",
+        ),
         pytest.param({"grpc_enabled": "maybe"}, "GRPC_ENABLED='maybe' (--no-grpc): Input should be", id="no boolean"),
     ],
 )
@@ -93,6 +111,82 @@ def test_a_wrong_value_is_told_in_one_line(values: dict[str, object], line: str)
         load_settings({"debug": True, **values})
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "is_taken"),
+    [
+        ("10.0.0.0/8", True),
+        ("10.0.0.0/7", False),
+        ("128.0.0.0/1", False),
+        ("fd12::/16", True),
+        ("fd00::/15", False),
+        ("::/0", False),
+    ],
+)
+def test_networks_of_strangers_are_no_proxies(network: str, is_taken: bool) -> None:
+    if is_taken:
+        assert load_settings({"debug": True, "trusted_proxies": network}).trusted_proxy_networks == [network]
+        return
+    with pytest.raises(ConfigError, match="is too wide"):
+        load_settings({"debug": True, "trusted_proxies": network})
+
+
+@pytest.mark.parametrize(
+    ("host", "accepts"),
+    [("127.0.0.1", False), ("127.9.9.9", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)],
+)
+def test_only_loopback_addresses_keep_other_machines_out(host: str, accepts: bool) -> None:
+    assert load_settings({"debug": True, "host": host}).accepts_other_machines is accepts
+
+
+def make_folder(file: Path) -> None:
+    file.mkdir()
+
+
+def make_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def make_latin_1(file: Path) -> None:
+    file.write_bytes("PORT=1\n# für".encode("latin-1"))
+
+
+UNREADABLE = [
+    pytest.param(make_folder, "is not a regular file", id="folder"),
+    pytest.param(make_pipe, "is not a regular file", id="pipe"),
+    pytest.param(make_latin_1, "is not UTF-8 (byte 11)", id="not UTF-8"),
+]
+
+
+@pytest.mark.parametrize("name", [".env", ".stage.env"])
+@pytest.mark.parametrize(("make", "complaint"), UNREADABLE)
+def test_an_env_file_that_cant_be_read_is_named(name: str, make: Callable[[Path], None], complaint: str) -> None:
+    make(Path(name))
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"debug": True, "app_env": "stage"})
+    assert str(caught.value) == f"{Path(name).absolute()}: {complaint}"
+
+
+def test_an_env_file_without_permission_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any user but root, who may read every file, would see it."""
+    Path(".env").touch()
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError(EACCES, os.strerror(EACCES))))
+    with pytest.raises(ConfigError, match="can't be read: Permission denied"):
+        load_settings({"debug": True})
+
+
+def test_a_byte_order_mark_hides_no_setting() -> None:
+    Path(".env").write_bytes(b"\xef\xbb\xbfPORT=1001\n")
+    assert load_settings({"debug": True}).port == 1001
+
+
+def test_a_missing_named_env_file_is_no_mistake_by_itself() -> None:
+    assert load_settings({"debug": True, "app_env": "stage"}).app_env == "stage"
+    assert missing_env_file("stage") == Path(".stage.env").absolute()
+    assert missing_env_file("") is None
+    Path(".stage.env").touch()
+    assert missing_env_file("stage") is None
 
 
 def test_a_wrong_value_in_a_file_is_shown_as_it_was_written() -> None:
@@ -131,11 +225,13 @@ def test_every_setting_has_a_flag_except_secrets() -> None:
     [
         pytest.param(["--port", "x", "--debug"], "PORT='x' (--port): ", id="bad value"),
         pytest.param([], "MODEL='' (--model): name a model", id="no model"),
+        pytest.param(["--debug", "--env", "latin"], "{folder}/.latin.env: is not UTF-8", id="env file not UTF-8"),
         pytest.param(["--prot", "1"], "unrecognized arguments: --prot 1", id="unknown flag"),
     ],
 )
 def test_a_wrong_start_ends_with_status_2_and_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parent.parent
+    make_latin_1(tmp_path / ".latin.env")
     done = subprocess.run(
         [sys.executable, "-m", "src", *arguments],
         env={"PATH": "", "PYTHONPATH": str(root)},
@@ -148,4 +244,31 @@ def test_a_wrong_start_ends_with_status_2_and_one_line(arguments: list[str], lin
     assert done.returncode == 2
     assert done.stdout == ""
     [written] = done.stderr.splitlines()
-    assert json.loads(written)["event"].startswith(line)
+    assert json.loads(written)["event"].startswith(line.format(folder=tmp_path))
+
+
+def test_a_wrong_start_without_its_env_file_names_that_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_settings_or_exit({"app_env": "prod"})
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert len(events) == 2
+    assert events[0].startswith("MODEL=''")
+    assert events[1] == f"{Path('.prod.env').absolute()}: the env file does not exist"
+
+
+def test_help_shows_each_flag_with_its_choices_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert (f"[{name.upper()}, default " in text or f"[{name.upper()}=" in text) is not is_secret(field)
+    for shown in (
+        "--no-grpc Serve REST only. [GRPC_ENABLED=false]",
+        "--server {granian,uvicorn,hypercorn} ",
+        "--cb-enabled {true,false} ",
+        "[PORT, default 8080]",
+        "[HOST, default 0.0.0.0, in debug 127.0.0.1]",
+        "[MODEL, default none, in debug offline/demo]",
+    ):
+        assert shown in text

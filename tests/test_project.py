@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools.config.pyprojecttoml import read_configuration
 
+from src import __version__
 from src.config import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,14 @@ def test_the_example_file_has_every_setting_with_its_default() -> None:
     lines = re.findall(r"^# ([A-Z_]+)=(.*)$", (ROOT / ".local.env.example").read_text(), re.MULTILINE)
     # The name of the environment chooses the file, so it can't stand in it.
     assert dict(lines) == {name.upper(): default_of(name) for name in Settings.model_fields if name != "app_env"}
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """The package's metadata and the API's document take it from there."""
+    metadata = read_configuration(ROOT / "pyproject.toml", expand=True)
+    assert metadata["project"]["version"] == __version__
+    tracked = [ROOT / "pyproject.toml", ROOT / "Containerfile", *(ROOT / "src").rglob("*.py")]
+    assert [file for file in tracked if f'"{__version__}"' in file.read_text()] == [ROOT / "src" / "__init__.py"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "requirements").iterdir()), ids=lambda path: path.name)

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from pydantic.fields import FieldInfo
-
-from src.config import Settings
+from src.config import Settings, default_of
 
 _FILE = Path(__file__).parent.parent / ".local.env.example"
 _HEADER = (
-    "# Copy to `.local.env` and start with `--env local`; every line is optional. "
+    "# Copy to `.local.env`, which `./run.sh` reads (other starts: `--env local`); every line is optional. "
     "Flags and the environment win over it."
 )
 _NOT_IN_A_FILE = {"app_env"}  # it chooses the file
@@ -17,18 +15,11 @@ _NOT_IN_A_FILE = {"app_env"}  # it chooses the file
 def text() -> str:
     """The file's text: each setting's description, and its name with the default that holds in production."""
     settings = (
-        f"# {field.description}\n# {name.upper()}={_default(field)}"
+        f"# {field.description}\n# {name.upper()}={default_of(field)}"
         for name, field in Settings.model_fields.items()
         if name not in _NOT_IN_A_FILE
     )
     return "\n\n".join([_HEADER, *settings]) + "\n"
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from docs.site.markdown_table import code, table
-from src.config import Settings, flag_of, is_secret
+from src.config import Settings, default_of, flag_of, is_secret
 
 # By a part of the annotation's name; the first that is found.
 KINDS = {
@@ -32,14 +32,6 @@ def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
     production, debug = default_of(field, debug=False), default_of(field, debug=True)
     in_debug = f"<br>in debug {code(debug)}" if debug != production else ""
     return variable + flag, f"{field.description}<br>*{allowed(field)}*", (code(production) or "none") + in_debug
-
-
-def default_of(field: FieldInfo, *, debug: bool) -> str:
-    """What holds when nothing is set, as it would be written in an env file."""
-    value = field.get_default(call_default_factory=True, validated_data={"debug": debug})
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
 
 
 def allowed(field: FieldInfo) -> str:

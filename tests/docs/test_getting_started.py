@@ -7,6 +7,7 @@ import pytest
 from tests.docs.blocks import Command, Interrupt, Reader, fences_of, matches, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
 from tests.live.service import ROOT
+from tests.needs import needs
 from tests.ports import free_port
 
 PAGE = ROOT / "docs/getting-started.md"
@@ -14,6 +15,7 @@ ADDRESS = "https://github.com/your-team/hardened-genkit-service.git"
 ENDLESS = '```bash title="Terminal 1, keeps running"\n'
 
 
+@needs("bash", "git", "curl", "npx", "buf")
 def test_every_command_works_and_prints_what_the_page_shows(tmp_path: Path) -> None:
     """In a clone of this checkout, on free ports, without a network."""
     rest, grpc = str(free_port()), str(free_port())

@@ -31,6 +31,7 @@ from src.operations import OPERATIONS
 from tests.docs.blocks import Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
 from tests.live.service import ROOT
+from tests.needs import needs, require
 from tests.ports import free_port
 
 DOCS = ROOT / "docs"
@@ -59,6 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
+    require("dot")
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -242,6 +244,7 @@ def test_every_alert_says_what_to_do(pages: dict[str, Page]) -> None:
     assert pages["operations/"].ids >= {alert["alert"].lower() for alert in alerts()}
 
 
+@needs("bash", "git", "curl", "npx", "buf", "openssl")
 def test_every_control_shows_itself_as_the_security_page_says(tmp_path: Path) -> None:
     """Each command against a service as in production, on free ports."""
     rest, grpc = str(free_port()), str(free_port())
@@ -274,9 +277,9 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Nothing: the test's output is for its failures."""
 
 
+@needs("playwright", "chromium")
 def test_a_browser_shows_start_page_reference_diagrams_and_search(address: str, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    assert chromium, "needs Debian's chromium"
+    chromium = str(shutil.which("chromium"))
     paths = ("", "api/", "architecture/", "configuration/")
     browse = ["node", str(ROOT / "tests/docs/site.mjs"), address, str(tmp_path), chromium, *paths]
     done = subprocess.run(browse, capture_output=True, text=True, timeout=60)

@@ -11,18 +11,15 @@ import pytest
 
 from src.generated import service_pb2 as pb
 from tests.live.service import ROOT, Service
+from tests.needs import require
 
 SCRIPTS = ROOT / "tests/live/browser"
 
 
 @pytest.fixture
 def chromium() -> str:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("needs Debian's chromium")
-    if not (ROOT / "node_modules/playwright-core").is_dir():
-        pytest.skip("needs the tools of package.json: npm install")
-    return found
+    require("playwright", "swagger-ui", "chromium")
+    return str(shutil.which("chromium"))
 
 
 def browsed(script: str, *arguments: str | Path) -> Any:

@@ -12,8 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from src import __version__
 from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, ROOT, Service
+from tests.needs import needs
 from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
@@ -208,16 +210,17 @@ def test_grpc_can_be_left_out() -> None:
 def test_debug_opens_the_docs() -> None:
     with Service(DEBUG="true") as service:
         assert service.http.get("/docs").status_code == 200
-        paths = service.http.get("/openapi.json").json()["paths"]
+        document = service.http.get("/openapi.json").json()
+        assert document["info"]["version"] == __version__
+        paths = document["paths"]
         assert {"/translate", "/tell-story/stream", "/health"} <= paths.keys()
         body = paths["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert body == {"$ref": "#/components/schemas/TranslateRequest"}
 
 
+@needs("buf")
 def test_debug_opens_reflection() -> None:
     buf = ROOT / "node_modules" / ".bin" / "buf"
-    if not buf.exists():
-        pytest.skip("needs the gRPC client of another maker: npm install")
     with Service(DEBUG="true") as service:
         method = f"http://127.0.0.1:{service.grpc_port}/genkit.sample.v1.GenkitService/TranslateText"
         called = subprocess.run(
@@ -241,7 +244,25 @@ def test_debug_opens_reflection() -> None:
 def test_debug_alone_changes_the_log_and_drops_the_warning(env: dict[str, str], is_warned: bool, is_json: bool) -> None:
     with Service(**env) as service:
         lines = service.output().splitlines()
-    assert any("TRUSTED_HOSTS is empty" in line for line in lines) is is_warned
+    wording = (
+        "No TRUSTED_HOSTS configured — Host-header validation is disabled. Set TRUSTED_HOSTS to your domain(s) in "
+        "production to prevent host-header poisoning attacks."
+    )
+    assert any(wording in line for line in lines) is is_warned
     [up] = [line for line in lines if "service is up" in line]
     assert up.startswith('{"') is is_json
     assert ("\x1b[" in up) is not is_json
+
+
+@pytest.mark.parametrize(("host", "is_warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_debug_for_other_machines_is_warned_of(host: str, is_warned: bool) -> None:
+    with Service(DEBUG="true", HOST=host, LOG_FORMAT="json") as service:
+        warnings = [line for line in service.output().splitlines() if '"level":"warning"' in line]
+    assert any("Debug mode is reachable from other machines" in line for line in warnings) is is_warned
+
+
+def test_a_missing_env_file_is_one_warning_with_its_path() -> None:
+    with Service([*COMMANDS["python -m src"], "--env", "nowhere"]) as service:
+        entries = [json.loads(line) for line in service.output().splitlines() if "env file" in line]
+    path = str(ROOT / ".nowhere.env")
+    assert [(entry["level"], entry["path"]) for entry in entries] == [("warning", path)]

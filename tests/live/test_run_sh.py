@@ -1,10 +1,12 @@
 """`./run.sh` on machines where something is missing, and its second start."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 from tests.live.service import ROOT
 from tests.ports import free_port
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TOOLS = ("bash", "dirname", "basename", "cksum", "tr", "rm", "tail", "grep", "touch", "cat", "env")
 
 
@@ -41,10 +44,10 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def run_sh(checkout: Path, bin_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_sh(checkout: Path, bin_dir: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(checkout / "run.sh"), *arguments],
-        env={"PATH": str(bin_dir)},
+        env={"PATH": str(bin_dir), **env},
         cwd="/",
         capture_output=True,
         text=True,
@@ -84,7 +87,7 @@ def test_a_failed_install_is_tried_again(checkout: Path, bin_dir: Path) -> None:
     assert [run_sh(checkout, bin_dir).returncode for _ in range(2)] == [1, 1]
 
 
-def test_a_second_start_installs_nothing_and_says_what_is_where(checkout: Path, bin_dir: Path) -> None:
+def test_a_second_start_installs_nothing(checkout: Path, bin_dir: Path) -> None:
     working_venv(checkout)
     script(bin_dir / "uv", "exit 0")
     assert "Installing requirements/runtime.txt" in run_sh(checkout, bin_dir, "--port", "x").stdout
@@ -92,8 +95,46 @@ def test_a_second_start_installs_nothing_and_says_what_is_where(checkout: Path, 
     again = run_sh(checkout, bin_dir, "--port", "x")
     assert time.monotonic() - began < 3
     assert "Installing" not in again.stdout
-    for line in ("REST   http://127.0.0.1:8080", "gRPC   127.0.0.1:50051", "offline/demo", "curl -s", "grpcurl "):
-        assert line in again.stdout
+    assert again.stdout == "Starting in debug mode (--help lists the flags) ...\n"
+
+
+@pytest.mark.parametrize(("command", "file"), [("setup", "dev.txt"), ("extras", "extras.txt")], ids=lambda value: value)
+def test_packages_can_be_installed_without_a_start(checkout: Path, bin_dir: Path, command: str, file: str) -> None:
+    working_venv(checkout)
+    script(bin_dir / "uv", "exit 0")
+    done = run_sh(checkout, bin_dir, command)
+    assert (done.returncode, done.stdout) == (0, f"Installing requirements/{file} ...\n")
+
+
+@pytest.fixture
+def passed_on(checkout: Path, bin_dir: Path) -> Callable[..., str]:
+    """Start run.sh with a service that prints its arguments, and return those."""
+    working_venv(checkout)
+    script(bin_dir / "uv", "exit 0")
+    (checkout / "src").mkdir()
+    (checkout / "src" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    return lambda flags, env: run_sh(checkout, bin_dir, *flags.split(), **env).stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "expected"),
+    [
+        pytest.param("", {}, "--debug --env local", id="none"),
+        pytest.param("--port 1", {}, "--debug --env local --port 1", id="none, other flags"),
+        pytest.param("--env stage", {}, "--debug --env stage", id="by flag"),
+        pytest.param("--env=stage", {}, "--debug --env=stage", id="by flag, in one word"),
+        pytest.param("", {"APP_ENV": "stage"}, "--debug", id="by the environment"),
+    ],
+)
+def test_a_local_env_file_is_read_unless_another_is_named(
+    checkout: Path, passed_on: Callable[..., str], flags: str, env: dict[str, str], expected: str
+) -> None:
+    (checkout / ".local.env").touch()
+    assert passed_on(flags, env) == expected
+
+
+def test_without_a_local_env_file_none_is_named(passed_on: Callable[..., str]) -> None:
+    assert passed_on("", {}) == "--debug"
 
 
 def test_changed_requirements_are_installed(checkout: Path, bin_dir: Path) -> None:
@@ -105,32 +146,49 @@ def test_changed_requirements_are_installed(checkout: Path, bin_dir: Path) -> No
     assert "Installing" in run_sh(checkout, bin_dir).stdout
 
 
-def test_the_service_of_this_checkout_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "env", "lines"),
+    [
+        pytest.param("--port {0} --grpc-port {1}", {}, "", id="by flags"),
+        pytest.param("", {"PORT": "{0}", "GRPC_PORT": "{1}"}, "", id="by the environment"),
+        pytest.param("", {}, "PORT={0}\nGRPC_PORT={1}\n", id="by an env file"),
+        pytest.param("--no-grpc --port {0}", {}, "", id="without gRPC"),
+    ],
+)
+def test_a_start_says_where_the_service_listens(tmp_path: Path, flags: str, env: dict[str, str], lines: str) -> None:
     """With the tests' own environment in place of a new one: what is installed there is a superset."""
     checkout = tmp_path / "clone"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "node_modules", ".*_cache", ".env"))
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "node_modules", ".*_cache", "*.env"))
     (checkout / ".venv" / "bin").mkdir(parents=True)
     script(checkout / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
     uv = tmp_path / "uv"
     uv.mkdir()
     script(uv / "uv", "exit 0")
-    port = free_port()
+    port, grpc_port = (str(free_port()) for _ in range(2))
+    (checkout / ".local.env").write_text(lines.format(port, grpc_port))
     with subprocess.Popen(
-        [str(checkout / "run.sh"), "--port", str(port), "--grpc-port", str(free_port())],
-        env={"PATH": f"{uv}:{os.environ['PATH']}"},
+        [str(checkout / "run.sh"), *flags.format(port, grpc_port).split()],
+        env={"PATH": f"{uv}:{os.environ['PATH']}"} | {name: text.format(port, grpc_port) for name, text in env.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "service is up" in line and not line.startswith("Try"):
-                break
-        with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as client:
-            assert client.get(f"http://127.0.0.1:{port}/ready").status_code == 200
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            printed = []
+            for line in process.stdout:
+                printed.append(COLOURS.sub("", line))
+                if "service is up" in line:
+                    break
+            with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as client:
+                assert client.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+        finally:
+            process.terminate()
         rest = process.stdout.read()
         assert process.wait(10) == 0, rest
-    assert "offline/demo" in lines[-1]
+    up = printed[-1]
+    assert "model=offline/demo" in up
+    assert f"rest=http://127.0.0.1:{port}" in up
+    assert f"docs=http://127.0.0.1:{port}/docs" in up
+    named = set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", "".join(printed)))
+    assert named == ({port} if "--no-grpc" in flags else {port, grpc_port})
