@@ -23,7 +23,7 @@ from src.errors import ServiceError
 from src.observability import logs
 from src.observability.access_log import AccessLines
 from src.observability.logs import logging_config
-from src.observability.redaction import HIDDEN, Redactor, quiet_traceback, visible
+from src.observability.redaction import HIDDEN, Redactor, client_text, quiet_traceback, visible
 from tests.live.service import ROOT
 
 KEY = "canary-key-4711"
@@ -75,6 +75,15 @@ def test_a_secret_is_hidden_by_its_value_or_its_look(text: str) -> None:
     assert HIDDEN in entry["event"]
 
 
+@pytest.mark.parametrize("secret", ["canary-4711\n", "\r\ncanary-4711 ", "canary-one\ncanary-two", 'canary"\t"4711\n'])
+def test_a_secret_of_several_lines_is_hidden_line_by_line(secret: str) -> None:
+    redactor = Redactor([secret])
+    for form in (secret, secret.strip(), *secret.split("\n")):
+        assert "canary" not in redactor.text(f"the key is {form}.")
+        assert "canary" not in redactor.text(json.dumps({"event": f"the key is {form}."}))
+        assert "canary" not in redactor.text(orjson.dumps({"event": f"the key is {form}."}).decode())
+
+
 @pytest.mark.parametrize(
     "name", ["api_key", "Authorization", "set-cookie", "db_password", "secretValue", "token", "dsn"]
 )
@@ -115,6 +124,20 @@ def test_a_coloured_line_gives_a_terminal_no_orders_but_colours(message: str, va
     rest = re.sub(r"\x1b\[[0-9;]*m", "", line)
     assert not [char for char in rest if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"]
     assert not set(rest) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@pytest.mark.parametrize("text", ["x" * 60_000, "eyJ-" * 15_000, "\x1b" * 60_000])
+def test_what_a_client_wrote_is_cut_wherever_it_is_logged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    AccessLines(settings(log_level="info")).write("rpc", "info", {"method": text, "path": text})
+    entry = json.loads(capsys.readouterr().err)
+    for cut in (entry["method"], entry["path"]):
+        assert (cut[-1], len(cut.replace("\\x1b", "x")) <= 257) == ("…", True)
+
+
+def test_a_secret_in_a_long_path_is_hidden_before_the_path_is_cut() -> None:
+    long = "x" * 240
+    assert "pass" not in client_text(f"{long}://user:password@host/{long}")
+    assert "eyJ" not in client_text(f"{long}.eyJ{long * 30}")
 
 
 def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:

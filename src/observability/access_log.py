@@ -12,7 +12,7 @@ import orjson
 import structlog
 
 from src.config import Settings
-from src.observability.redaction import Redactor, visible
+from src.observability.redaction import Redactor, client_text
 
 LOGGER = "access"
 _BY_CLIENTS = ("method", "path")  # as they were sent, so they can hold anything
@@ -40,7 +40,7 @@ class AccessLines:
             return
         for name in _BY_CLIENTS:
             if name in fields:
-                fields[name] = visible(fields[name])
+                fields[name] = client_text(fields[name])
         if self._console is not None:
             getattr(self._console, level)(event, **fields)
             return

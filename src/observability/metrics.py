@@ -26,6 +26,7 @@ from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
 from src.util.probes import PROBE_PATHS
+from src.util.scope import METHODS
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,6 @@ OTHER = "other"
 CLIENT_GONE = 499  # as in the access log
 ROUTES = frozenset(operation.path for operation in OPERATIONS) | PROBE_PATHS
 RPCS = frozenset(f"/genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS) | PROBE_METHODS
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 STATES = (State.CLOSED, State.HALF_OPEN, State.OPEN)
 

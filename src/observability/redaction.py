@@ -23,19 +23,29 @@ _SECRET_NAME = re.compile(
     r"api[_-]?key|authorization|cookie|credential|passw|private[_-]?key|secret|^(.*[_-])?(dsn|key|token)$",
     re.IGNORECASE,
 )
-# What looks like a secret, what is kept of it, and what a line in small letters has to hold for a look to be worth it.
-_SECRET_LOOKS = (
-    (r"\b((?:bearer|basic) +)[a-z0-9+/=._~-]{6,}", r"\1", ("bearer ", "basic ")),
-    (r"\bAIza[a-z0-9_-]{20,}", "", ("aiza",)),  # Google
-    (r"\b(?:sk|gh[opsu]|xox[abp])[-_][a-z0-9_-]{16,}", "", ("sk-", "sk_", "gh", "xox")),  # OpenAI, GitHub, Slack
-    (r"\beyJ[a-z0-9_-]{10,}\.[a-z0-9_-]+\.[a-z0-9_-]*", "", ("eyj",)),  # JSON web tokens
-    (r"(://)[^/\s:@\"']+:[^/\s@\"']+(?=@)", r"\1", ("://",)),  # credentials in a URL
-    (
-        r"((?:api[_-]?key|access_token|password|secret)[\"'\\]*\s*[=:]\s*[\"'\\]*)[^\s\"'&,;}\\]{4,}",
-        r"\1",
-        ("api", "access_token", "password", "secret"),
-    ),
-)
+# What looks like a secret, what replaces it, and what a line in small letters has to hold for a look to be worth it.
+# Clients' text passes here, so each takes time linear in it: a test measures that.
+_SECRET_LOOKS = [
+    (hint, re.compile(pattern, re.IGNORECASE | re.ASCII), start + HIDDEN)
+    for pattern, start, hints in (
+        (r"\b((?:bearer|basic) ++)[a-z0-9+/=._~-]{6,}+", r"\1", ("bearer ", "basic ")),
+        (r"\bAIza[a-z0-9_-]{20,}+", "", ("aiza",)),  # Google
+        (r"\b(?:sk|gh[opsu]|xox[abp])[-_][a-z0-9_-]{16,}+", "", ("sk-", "sk_", "gh", "xox")),  # OpenAI, GitHub, Slack
+        (r"\b(?-i:eyJ)[a-z0-9_-]{10,}+(?:\.[a-z0-9_-]*+){0,2}", "", ("eyj",)),  # JSON web tokens, cut ones too
+        (r"(://)[^/\s:@\"']++:[^/\s@\"']++(?=@)", r"\1", ("://",)),  # credentials in a URL
+        (
+            r"((?:api[_-]?key|access_token|password|secret)[\"'\\]*+\s*+[=:]\s*+[\"'\\]*+)[^\s\"'&,;}\\]{4,}+",
+            r"\1",
+            ("api", "access_token", "password", "secret"),
+        ),
+    )
+    for hint in hints
+]
+
+# Characters of one client-written string (a path, a method) in a log line, a span or an event; longer ones are cut.
+MAX_CLIENT_TEXT = 256
+CUT = "…"
+_MAX_READ = 4096  # characters of it that are searched for secrets before it is cut
 
 # What colours text; whoever sends it can do no more than that.
 _COLOUR = r"\x1b\[[0-9;]*m"
@@ -56,13 +66,8 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in (secret, _in_json(secret))}
+        known = {form for secret in secrets for form in _forms(secret)}
         self._known = sorted(known, key=len, reverse=True)
-        self._looks = [
-            (hint, re.compile(pattern, re.IGNORECASE | re.ASCII), kept + HIDDEN)
-            for pattern, kept, hints in _SECRET_LOOKS
-            for hint in hints
-        ]
 
     def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """A processor: the event without the values of fields that are named like secrets, nested ones included."""
@@ -77,16 +82,27 @@ class Redactor:
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
-        small = text.lower()
-        for hint, look, replacement in self._looks:
-            if hint in small:
-                text = look.sub(replacement, text)
-        return text
+        return hide_looks(text)
+
+
+def hide_looks(text: str) -> str:
+    """Hide what looks like a secret."""
+    small = text.lower()
+    for hint, look, replacement in _SECRET_LOOKS:
+        if hint in small:
+            text = look.sub(replacement, text)
+    return text
 
 
 @lru_cache(1024)
 def _is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
+
+
+def _forms(secret: str) -> set[str]:
+    """The secret, and each of its lines, as they are and as JSON writes them: headers are sent without line ends."""
+    parts = {secret, *(line.strip() for line in secret.splitlines())}
+    return {form for part in parts if len(part) >= MIN_SECRET for form in (part, _in_json(part))}
 
 
 def _in_json(secret: str) -> str:
@@ -104,6 +120,13 @@ def _within(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_within(item) for item in value]
     return value
+
+
+def client_text(text: str) -> str:
+    """A client-written string as printable text of at most 256 of its characters; `…` marks a cut one."""
+    if len(text) > MAX_CLIENT_TEXT:
+        text = hide_looks(text[:_MAX_READ])[:MAX_CLIENT_TEXT] + CUT
+    return visible(text)
 
 
 def visible(text: str) -> str:

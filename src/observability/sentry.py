@@ -8,7 +8,7 @@ from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.types import Event, Hint
 
 from src.config import Settings
-from src.observability.redaction import HIDDEN, Redactor
+from src.observability.redaction import HIDDEN, Redactor, client_text
 
 # What an event is sent with; what else there is comes from a request or a process' environment.
 KEPT = frozenset(
@@ -64,6 +64,8 @@ def report(error: BaseException, **tags: str) -> None:
 def stripped(event: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     """What may leave of an event: no header, body, query, variable, message of an exception or known secret."""
     kept: dict[str, Any] = {name: value for name, value in event.items() if name in KEPT}
+    if "transaction" in kept:
+        kept["transaction"] = client_text(kept["transaction"])
     contexts = {name: value for name, value in event.get("contexts", {}).items() if name in CONTEXTS_KEPT}
     kept["contexts"] = {**contexts, "trace": _without_data(contexts.get("trace", {}))}
     if "spans" in kept:

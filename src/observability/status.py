@@ -16,6 +16,7 @@ from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
 from src.grpc_errors import Context, current_rpc
 from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
+from src.observability.redaction import client_text
 from src.rate_limit import BucketStore
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
 from src.util.request_id import request_id_of
@@ -68,7 +69,9 @@ class Status:
     def note(self, protocol: str, name: str, status: str, began: float, request_id: str) -> None:
         """A call has ended; `began` is on the performance counter."""
         duration = round((time.perf_counter() - began) * 1000, 2)
-        self._calls.append(Call(time.time(), protocol, name, status, duration, request_id, self._trace_id()))
+        self._calls.append(
+            Call(time.time(), protocol, client_text(name), status, duration, request_id, self._trace_id())
+        )
 
     def _trace_id(self) -> str:
         if not self._is_traced:

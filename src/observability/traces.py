@@ -23,9 +23,10 @@ from src.errors import as_service_error
 from src.grpc_errors import Context
 from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
 from src.llm import LlmCall
+from src.observability.redaction import client_text
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
-from src.util.scope import headers_of
+from src.util.scope import METHODS, headers_of
 
 MAX_FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
 MIN_FLUSH_SECONDS = 0.4  # even when the grace is over
@@ -36,6 +37,8 @@ GENKIT_KEPT = frozenset(
     f"genkit:{name}" for name in ("name", "path", "type", "state", "isRoot", "metadata:subtype", "metadata:flow:name")
 )
 ROUTES = frozenset(operation.path for operation in OPERATIONS)
+OTHER = "_OTHER"  # the conventions' name for a method that clients made up
+RPCS = frozenset(f"genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS)
 # Codes that are the server's fault (OpenTelemetry's conventions for RPCs).
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
@@ -125,7 +128,7 @@ def _quiet_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in ("exception.message", "exception.stacktrace", "url.query"):
             continue
-        kept[name] = value.partition("?")[0] if name in ("url.full", "http.url") else value
+        kept[name] = client_text(value.partition("?")[0]) if name in ("url.full", "http.url") else value
     return kept
 
 
@@ -166,14 +169,15 @@ class Traced:
             span.end()
 
     def _start(self, scope: Scope) -> trace.Span:
-        method, path = scope["method"], scope["path"]
+        method = scope["method"] if scope["method"] in METHODS else OTHER
+        path = scope["path"]
         attributes = {
             "http.request.method": method,
             "url.scheme": scope.get("scheme", "http"),
-            "url.path": path,
+            "url.path": client_text(path),
             "network.protocol.version": scope.get("http_version", "1.1"),
         }
-        name = method
+        name = "HTTP" if method == OTHER else method
         if path in ROUTES:
             attributes["http.route"] = path
             name = f"{method} {path}"
@@ -207,6 +211,8 @@ class GrpcTracingInterceptor(AroundRpcs):
     @asynccontextmanager
     async def enclose(self, method: str, rpc: Context) -> AsyncIterator[None]:
         name = method.removeprefix("/")
+        if name not in RPCS:
+            name = OTHER
         carrier = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
         with self._tracer.start_as_current_span(
             name,

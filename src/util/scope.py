@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # clients may write others
 # What layers note in a scope's state of the response that is on its way.
 HARDENED, IDENTIFIED = "hardened", "identified"
 
