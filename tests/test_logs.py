@@ -22,6 +22,7 @@ from src.config import Settings, load_settings
 from src.errors import ServiceError
 from src.observability import logs
 from src.observability.access_log import AccessLines
+from src.observability.failures import log_failure
 from src.observability.logs import logging_config
 from src.observability.redaction import HIDDEN, Redactor, client_text, quiet_traceback, visible
 from tests.live.service import ROOT
@@ -130,7 +131,9 @@ def test_a_coloured_line_gives_a_terminal_no_orders_but_colours(message: str, va
 def test_what_a_client_wrote_is_cut_wherever_it_is_logged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     AccessLines(settings(log_level="info")).write("rpc", "info", {"method": text, "path": text})
     entry = json.loads(capsys.readouterr().err)
-    for cut in (entry["method"], entry["path"]):
+    with structlog.testing.capture_logs() as captured:
+        log_failure(ServiceError(), text)
+    for cut in (entry["method"], entry["path"], captured[0]["operation"]):
         assert (cut[-1], len(cut.replace("\\x1b", "x")) <= 257) == ("…", True)
 
 

@@ -3,6 +3,7 @@
 import structlog
 
 from src.errors import ServiceError
+from src.observability.redaction import client_text
 
 log = structlog.get_logger(__name__)
 
@@ -14,9 +15,9 @@ def log_failure(failure: ServiceError, operation: str) -> None:
     twice.
 
     Args:
-        operation: The flow's name; empty where no flow was asked for.
+        operation: The flow's name, or the RPC's as the client wrote it; empty where no flow was asked for.
     """
-    fields = {"operation": operation} if operation else {}
+    fields = {"operation": client_text(operation)} if operation else {}
     if failure.is_bug:
         log.error("bug", **fields, exc_info=failure)
     elif failure.is_refusal:
