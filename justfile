@@ -26,6 +26,11 @@ live *arguments: _python _node
 live-all *arguments: _python _node
     .venv/bin/python -m pytest tests/stress --all-servers {{ arguments }}
 
+# Hostile input of all kinds on the live service for so many minutes, other each time; `--seed` and pytest's arguments follow.
+[group('check')]
+fuzz minutes="1" *arguments: _python
+    .venv/bin/python -m pytest tests/fuzz --minutes {{ minutes }} {{ arguments }}
+
 # Follow the pages for adopters in copies of this checkout, whole test suites included.
 [group('check')]
 adoption *arguments: _python _node

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Folders whose tests take minutes, or run a whole suite in a copy: `just live` and `just adoption` name them.
-_ON_REQUEST = {Path(__file__).parent / name for name in ("adopt", "stress")}
+# Folders whose tests take minutes or run a whole suite in a copy: for `just live`, `just fuzz` and `just adoption`.
+_ON_REQUEST = {Path(__file__).parent / name for name in ("adopt", "fuzz", "stress")}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
