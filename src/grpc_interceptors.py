@@ -1,235 +1,246 @@
-"""What surrounds every RPC: its log line and id, and the rate limit."""
+"""What surrounds every RPC: one interceptor that runs the hooks, among them the log line and the rate limit."""
 
 import asyncio
 import inspect
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from src.errors import RateLimited
-from src.grpc_errors import Context, Rpc, abort, begin_rpc, current_rpc, status_of
+from src.errors import RateLimited, TimedOut, as_service_error
+from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
+from src.grpc_hooks import PROBE_METHODS, Metadata, Rpc, RpcHook, begin_rpc, current_rpc
 from src.observability.access_log import AccessLines
+from src.observability.failures import log_failure
 from src.rate_limit import BucketStore
 from src.util.client_address import TrustedProxies, bucket_key
+from src.util.deadlines import Deadlines
 from src.util.request_id import checked_request_id
 
-MAX_KNOWN_RPCS = 128
+UNKNOWN_OPERATION = "unknown"
 
-PROBE_METHODS = frozenset(
-    {"/genkit.sample.v1.GenkitService/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
-)
+Work: TypeAlias = Callable[[Context, Rpc], Awaitable[bytes | None]]
 
 
-class AroundRpcs(grpc.aio.ServerInterceptor):
-    """Base of interceptors that enclose whole RPCs, unary or streaming.
+class RpcInterceptor(grpc.aio.ServerInterceptor):
+    """Runs every RPC, of whatever handler, between its hooks and under one time limit, and works out its status once.
 
-    It wraps the handlers: `intercept_service` itself only sees them looked up.
+    grpc.aio sends clients the text of any exception, so none may get past this.
+
+    Args:
+        hooks: Outermost first.
+        timeout: Seconds for a whole RPC; the client's own deadline, where it is sooner, cancels the handler.
+        operations: Names of operations by the full names of their RPCs.
     """
 
-    exempt: ClassVar[frozenset[str]] = frozenset()  # full names of RPCs that are left alone
-
-    def __init__(self) -> None:
-        # It is the same for every call of an RPC; callers may invent names, so not all can be kept.
-        self._enclosed = lru_cache(maxsize=MAX_KNOWN_RPCS)(self._enclose)
+    def __init__(
+        self, hooks: Sequence[RpcHook], *, timeout: float, proxies: TrustedProxies, operations: Mapping[str, str]
+    ) -> None:
+        self._hooks = tuple(hooks)
+        self._deadlines = Deadlines(timeout)
+        self._proxies = proxies
+        self._operations = operations
+        # Only of registered methods: clients can invent names without end.
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
+            self._enclosed(_refuse_unknown, self._hooks)
+        )
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler that was looked up, inside of this interceptor."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        return handler if method in self.exempt else self._enclosed(handler, method)
+        """The handler of this RPC, between its hooks."""
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
+        request_id = checked_request_id(metadata_values(metadata, "x-request-id"))
+        rpc = Rpc(method, self._operations.get(method, method), metadata, request_id)
+        begin_rpc(rpc)
+        handler = self._handlers.get(method)
+        if handler is None:
+            registered = await continuation(handler_call_details)
+            if registered is None:
+                rpc.operation = UNKNOWN_OPERATION
+                return self._refuse
+            handler = self._handlers[method] = self._wrap(registered, method)
+        return handler
 
-    def _enclose(self, handler: Any, method: str) -> Any:
-        return around(handler, lambda context: self.enclose(method, context), self.sending)
+    def _wrap(self, handler: Any, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
+        hooks = tuple(hook for hook in self._hooks if not (hook.skips_probes and method in PROBE_METHODS))
+        # All are made handlers of a stream of requests: grpc calls those when the RPC begins, the others only when
+        # the message is there, which may be never.
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._enclosed(_streaming(handler), hooks))
+        return grpc.stream_unary_rpc_method_handler(self._enclosed(_unary(handler), hooks))
 
-    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        """Runs around one RPC."""
-        raise NotImplementedError
+    def _enclosed(self, work: Work, hooks: Sequence[RpcHook]) -> Callable[[Any, Context], Awaitable[bytes | None]]:
+        """`work` as grpc calls it, between the hooks."""
 
-    def sending(self, message: bytes) -> bytes:
-        """Is given each message to the client, and returns what to send."""
-        return message
+        async def run(_requests: Any, context: Context) -> bytes | None:
+            rpc = current_rpc()
+            started: list[tuple[RpcHook, Any]] = []
+            deadline = rpc.deadline = self._deadlines.begin()
+            try:
+                with deadline:
+                    rpc.client = self._client(context, rpc)
+                    for hook in hooks:
+                        started.append((hook, await hook.on_start(rpc)))
+                    await context.send_initial_metadata((("x-request-id", rpc.request_id),))
+                    return await work(context, rpc)
+            except asyncio.CancelledError:
+                rpc.code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+                raise
+            except grpc.aio.AbortError:
+                rpc.code = _code_name(context.code())
+                raise
+            except Exception as error:
+                is_late = deadline.expired and isinstance(error, TimeoutError)
+                await _fail(context, rpc, TimedOut() if is_late else error)
+            finally:
+                _end(started, rpc)
+
+        return run
+
+    def _client(self, context: Context, rpc: Rpc) -> str:
+        """The client's address; `x-forwarded-for` in the metadata counts as the header does over REST."""
+        forwarded = metadata_values(rpc.metadata, "x-forwarded-for") if self._proxies else ()
+        return self._proxies.client(peer_address(context.peer()), forwarded)
 
 
-class GrpcLoggingInterceptor(AroundRpcs):
-    """One line an RPC when it has ended, however it ended; its id, as over REST, bound to every line and sent back."""
-
-    def __init__(self, lines: AccessLines, proxies: TrustedProxies) -> None:
-        super().__init__()
-        self._lines = lines
-        self._proxies = proxies
-
-    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        return _Logged(method, context, self._lines, self._proxies)
-
-    def sending(self, message: bytes) -> bytes:
-        """Count it."""
-        current_rpc().sent_bytes += len(message)
-        return message
-
-
-class _Logged(AbstractAsyncContextManager[None]):
-    """Around one RPC."""
-
-    def __init__(self, method: str, context: Context, lines: AccessLines, proxies: TrustedProxies) -> None:
-        self._method = method
-        self._context = context
-        self._lines = lines
-        self._proxies = proxies
-
-    async def __aenter__(self) -> None:
-        self._began = time.perf_counter()
-        metadata = self._context.invocation_metadata() or ()
-        request_id = checked_request_id([str(value) for key, value in metadata if key == "x-request-id"])
-        client = client_of_rpc(self._context, self._proxies)  # an RPC that is over has no peer any more
-        self._rpc = Rpc(request_id, client)
-        begin_rpc(self._rpc)
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
+    for hook, token in reversed(started):
         try:
-            await self._context.send_initial_metadata((("x-request-id", request_id),))
-        except BaseException as error:
-            self._write(code_of(error, self._context))
-            raise
+            hook.on_end(token, rpc)
+        except Exception as error:  # the RPC has ended, and the other hooks have to learn of it
+            log_failure(as_service_error(error), rpc.operation)
 
-    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self._write("OK" if error is None else code_of(error, self._context))
 
-    def _write(self, code: str) -> None:
+async def _fail(context: Context, rpc: Rpc, error: Exception) -> NoReturn:
+    status = to_grpc_status(error, rpc.operation, rpc.request_id)
+    rpc.code = _code_name(status.code)
+    await abort(context, status)
+
+
+def _unary(handler: Any) -> Work:
+    behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+    read, serialize = _reader(handler), handler.response_serializer or bytes
+
+    async def work(context: Context, rpc: Rpc) -> bytes:
+        message: bytes = serialize(await behaviour(await read(context), context))
+        rpc.sent_bytes = len(message)
+        return message
+
+    return work
+
+
+def _streaming(handler: Any) -> Work:
+    behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    if not inspect.isasyncgenfunction(behaviour):
+        raise TypeError(f"{behaviour.__qualname__}: handlers of streams have to be asynchronous generators")
+    read, serialize = _reader(handler), handler.response_serializer or bytes
+
+    async def work(context: Context, rpc: Rpc) -> None:
+        async with aclosing(behaviour(await read(context), context)) as messages:
+            async for message in messages:
+                sent = serialize(message)
+                await context.write(sent)
+                rpc.sent_bytes += len(sent)
+
+    return work
+
+
+def _reader(handler: Any) -> Callable[[Context], Awaitable[Any]]:
+    """Reads what the handler takes: one message, or all as they come.
+
+    They are parsed here: grpc would send clients the text of a parser's exception, and log it nowhere.
+    """
+
+    def parse(message: bytes) -> Any:
+        try:
+            return handler.request_deserializer(message) if handler.request_deserializer else message
+        except Exception:
+            raise DecodeError from None
+
+    async def one(context: Context) -> Any:
+        message = await context.read()
+        if message is grpc.aio.EOF:
+            raise DecodeError("no message")
+        return parse(message)
+
+    async def each(context: Context) -> Any:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            yield parse(message)
+
+    async def all_of_them(context: Context) -> Any:
+        return each(context)
+
+    return all_of_them if handler.request_streaming else one
+
+
+async def _refuse_unknown(_context: Context, _rpc: Rpc) -> NoReturn:
+    raise RpcRefused("UNIMPLEMENTED", "Method not found!")
+
+
+class GrpcLoggingInterceptor(RpcHook):
+    """Writes one line for each RPC when it has ended, however it ended; binds its id to every line in between."""
+
+    def __init__(self, lines: AccessLines) -> None:
+        self._lines = lines
+
+    async def on_start(self, rpc: Rpc) -> None:
+        """Bind the id."""
+        structlog.contextvars.bind_contextvars(request_id=rpc.request_id)
+
+    def on_end(self, _token: None, rpc: Rpc) -> None:
+        """Write the line."""
         self._lines.write(
             "rpc",
-            "debug" if self._method in PROBE_METHODS else "info",
+            "debug" if rpc.method in PROBE_METHODS else "info",
             {
-                "method": self._method,
-                "code": code,
-                "duration_ms": round((time.perf_counter() - self._began) * 1000, 2),
-                "client": self._rpc.client,
-                "request_id": self._rpc.request_id,
-                "bytes": self._rpc.sent_bytes,
+                "method": rpc.method,
+                "code": rpc.code,
+                "duration_ms": round(rpc.seconds * 1000, 2),
+                "client": rpc.client,
+                "request_id": rpc.request_id,
+                "bytes": rpc.sent_bytes,
             },
         )
 
 
-class GrpcRateLimitInterceptor(AroundRpcs):
+class GrpcRateLimitInterceptor(RpcHook):
     """Refuses RPCs over the rate, of any kind, from the same buckets as REST. Health checks are exempt."""
 
-    exempt = PROBE_METHODS
+    skips_probes = True
 
-    def __init__(self, buckets: BucketStore, proxies: TrustedProxies) -> None:
-        super().__init__()
+    def __init__(self, buckets: BucketStore) -> None:
         self._buckets = buckets
-        self._proxies = proxies
 
-    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        return _Limited(method, context, self._buckets, self._proxies)
-
-
-class _Limited(AbstractAsyncContextManager[None]):
-    """Around one RPC."""
-
-    def __init__(self, method: str, context: Context, buckets: BucketStore, proxies: TrustedProxies) -> None:
-        self._method = method
-        self._context = context
-        self._buckets = buckets
-        self._proxies = proxies
-
-    async def __aenter__(self) -> None:
-        client = current_rpc().client or client_of_rpc(self._context, self._proxies)
-        decision = await self._buckets.take(bucket_key(client))
+    async def on_start(self, rpc: Rpc) -> None:
+        """Take a token. Raises RateLimited where there is none."""
+        decision = await self._buckets.take(caller_key(rpc))
         if not decision.allowed:
-            await abort(self._context, status_of(RateLimited(decision.retry_after), self._method))
-
-    async def __aexit__(self, *_: object) -> None: ...
+            raise RateLimited(decision.retry_after)
 
 
-def around(
-    handler: Any,
-    enter: Callable[[Context], AbstractAsyncContextManager[None]],
-    sending: Callable[[bytes], bytes],
-) -> Any:
-    """A handler of the same kind whose whole RPC runs inside the context manager that `enter` makes.
-
-    Args:
-        sending: Is given each message to the client, as bytes, and returns what to send.
-    """
-    kinds = {
-        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-    }
-    name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-    behaviour = getattr(handler, name)
-    parse = handler.request_deserializer
-
-    def serialize(message: Any) -> bytes:
-        return sending(handler.response_serializer(message) if handler.response_serializer else message)
-
-    # Parsed in here: grpc would tell the client of a parser's exception in its own words, and nobody else of it.
-    async def parsed(request: Any, context: Context) -> Any:
-        try:
-            return parse(request)
-        except Exception:
-            await abort(context, status_of(DecodeError(), ""))
-
-    async def each_parsed(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield await parsed(request, context)
-
-    async def read(request: Any, context: Context) -> Any:
-        if parse is None:
-            return request
-        return each_parsed(request, context) if handler.request_streaming else await parsed(request, context)
-
-    async def answer(request: Any, context: Context) -> bytes:
-        async with enter(context):
-            return serialize(await behaviour(await read(request, context), context))
-
-    async def write(request: Any, context: Context) -> None:
-        async with enter(context):
-            await behaviour(await read(request, context), context)
-
-    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with enter(context):
-            async for message in behaviour(await read(request, context), context):
-                yield message
-
-    if not handler.response_streaming:
-        return make(answer)
-    return make(
-        generate if inspect.isasyncgenfunction(behaviour) else write,
-        response_serializer=serialize,
-    )
+def caller_key(rpc: Rpc) -> str:
+    """Whose limits count for an RPC."""
+    return bucket_key(rpc.client)
 
 
-def client_of_rpc(context: Context, proxies: TrustedProxies) -> str:
-    """The address of an RPC's client; `x-forwarded-for` in the metadata counts as the header does over REST."""
-    metadata = (context.invocation_metadata() or ()) if proxies else ()
-    forwarded = [str(value) for key, value in metadata if key == "x-forwarded-for"]
-    return proxies.client(peer_address(context.peer()), forwarded)
+def metadata_values(metadata: Metadata, key: str) -> list[str]:
+    """All values of a metadata key."""
+    return [str(value) for name, value in metadata if name == key]
 
 
 @lru_cache(maxsize=1024)
 def peer_address(peer: str) -> str:
     """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
     return unquote(peer.partition(":")[2])
-
-
-def code_of(error: BaseException, context: Context) -> str:
-    """The name of the status that an RPC ends with whose handler raised this."""
-    if isinstance(error, asyncio.CancelledError):
-        remaining = context.time_remaining()
-        return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
-    return _code_name(context.code())
 
 
 def _code_name(code: Any) -> str:

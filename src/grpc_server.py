@@ -3,26 +3,26 @@
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as grpc_health
+from google.protobuf.message import Message
 from pydantic import BaseModel
 
 from src.config import Settings
 from src.generated import service_pb2
-from src.grpc_errors import Context, FailuresAsStatus
-from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor
+from src.grpc_errors import Context
+from src.grpc_health import SERVICE_NAME as HEALTH_SERVICE
+from src.grpc_health import HealthService
+from src.grpc_hooks import RpcHook
+from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
 from src.observability.access_log import AccessLines
 from src.operations import OPERATIONS, Operation
 from src.rate_limit import BucketStore
 from src.runner import Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
-from src.util.deadlines import Deadlines
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
@@ -45,7 +45,7 @@ class GrpcServer:
     It has to be made inside the process, and the event loop, that serves it.
 
     Args:
-        watchers: Interceptors around all others, for metrics and traces.
+        observers: Hooks around all others, for metrics and traces.
     """
 
     def __init__(
@@ -53,16 +53,18 @@ class GrpcServer:
         settings: Settings,
         runner: Runner,
         buckets: BucketStore,
-        watchers: Sequence[grpc.aio.ServerInterceptor] = (),
+        observers: Sequence[RpcHook] = (),
     ) -> None:
-        proxies = TrustedProxies(settings.trusted_proxy_networks)
-        self._health = grpc_health.HealthServicer()
+        self._health = HealthService([SERVICE.full_name])
+        hooks = (*observers, GrpcLoggingInterceptor(AccessLines(settings)), GrpcRateLimitInterceptor(buckets))
+        interceptor = RpcInterceptor(
+            hooks,
+            timeout=settings.request_timeout,
+            proxies=TrustedProxies(settings.trusted_proxy_networks),
+            operations={f"/{SERVICE.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
+        )
         self._server = grpc.aio.server(
-            interceptors=(
-                *watchers,
-                GrpcLoggingInterceptor(AccessLines(settings), proxies),
-                GrpcRateLimitInterceptor(buckets, proxies),
-            ),
+            interceptors=(interceptor,),
             options=(
                 *LIMITS,
                 ("grpc.max_receive_message_length", settings.max_body_size),
@@ -70,11 +72,9 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
             ),
         )
-        self._server.add_generic_rpc_handlers((_service_handlers(runner, settings.request_timeout),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((_service_handlers(runner), self._health.handlers()))
         if settings.debug:
             _enable_reflection(self._server)
-        self._server.add_generic_rpc_handlers((_UnknownMethods(),))
         self._credentials = _credentials(settings)
         self._address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
 
@@ -85,12 +85,11 @@ class GrpcServer:
         else:
             self._server.add_secure_port(self._address, self._credentials)
         await self._server.start()
-        for name in ("", SERVICE.full_name):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.start()
 
-    async def turn_unready(self) -> None:
-        """Report NOT_SERVING."""
-        await self._health.enter_graceful_shutdown()
+    def turn_unready(self) -> None:
+        """Report NOT_SERVING, and end the watches of it."""
+        self._health.stop()
 
     async def stop(self, grace: float) -> None:
         """Accept no RPC any more, and give those in flight `grace` seconds to finish."""
@@ -112,8 +111,7 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
 def _enable_reflection(server: grpc.aio.Server) -> None:
     from grpc_reflection.v1alpha import reflection
 
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    names = (SERVICE.full_name, health.full_name, reflection.SERVICE_NAME)
+    names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
 
 
@@ -121,9 +119,8 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _service_handlers(runner: Runner, timeout: float) -> grpc.GenericRpcHandler:
-    deadlines = Deadlines(timeout)
-    handlers = {op.rpc: _operation_handler(op, runner, deadlines) for op in OPERATIONS}
+def _service_handlers(runner: Runner) -> grpc.GenericRpcHandler:
+    handlers = {op.rpc: _operation_handler(op, runner) for op in OPERATIONS}
     handlers["Health"] = grpc.unary_unary_rpc_method_handler(
         _health,
         response_serializer=service_pb2.HealthResponse.SerializeToString,
@@ -135,54 +132,28 @@ async def _health(_request: bytes, _context: Context) -> Message:
     return service_pb2.HealthResponse(status=HealthResponse().status)
 
 
-def _operation_handler(operation: Operation, runner: Runner, deadlines: Deadlines) -> "grpc.RpcMethodHandler[Any, Any]":
+def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodHandler[Any, Any]":
     method = SERVICE.methods_by_name[operation.rpc]
     request_type = _message_class(method.input_type)
     response_type = _message_class(method.output_type)
-    # To a client it is one request. A handler of a stream begins with the RPC, not with the message, so that one whose
-    # message never comes is limited, timed out and logged like any other.
-    make = grpc.stream_stream_rpc_method_handler if operation.streamed else grpc.stream_unary_rpc_method_handler
 
     def encode(output: BaseModel) -> bytes:
         return to_message(operation, output, response_type).SerializeToString()
 
-    # The messages are parsed in the handlers: grpc would tell the client of a parser's exception in its own words.
-    async def read(requests: AsyncIterator[bytes]) -> BaseModel:
-        async for request in requests:
-            return to_input(operation, request_type.FromString(request))
-        raise DecodeError("no message")
+    async def unary(request: Message, _context: Context) -> bytes:
+        input = to_input(operation, request)
+        result = runner.kept(operation, input) or await runner.run(operation, input)
+        return result.encoded(encode)
 
-    async def unary(requests: AsyncIterator[bytes], context: Context) -> bytes:
-        async with FailuresAsStatus(operation.name, context, deadlines):
-            input = await read(requests)
-            result = runner.kept(operation, input) or await runner.run(operation, input)
-            return result.encoded(encode)
-
-    async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
-        async with (
-            FailuresAsStatus(operation.name, context, deadlines),
-            aclosing(runner.stream(operation, await read(requests))) as items,
-        ):
+    async def stream(request: Message, _context: Context) -> AsyncIterator[Message]:
+        async with aclosing(runner.stream(operation, to_input(operation, request))) as items:
             async for item in items:
                 if isinstance(item, str):
-                    await context.write(response_type(text=item).SerializeToString())
+                    yield response_type(text=item)
 
-    return make(stream if operation.streamed else unary)
-
-
-class _UnknownMethods(grpc.GenericRpcHandler):
-    """Asked last: refuses what no other handler knows as grpc does, but logged and limited like any RPC."""
-
-    def __init__(self) -> None:
-        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_refuse_unknown)
-
-    def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
-        return self._handler
-
-
-async def _refuse_unknown(_request: bytes, context: Context) -> NoReturn:
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-    raise AssertionError("abort raises")
+    if operation.streamed:
+        return grpc.unary_stream_rpc_method_handler(stream, request_type.FromString, response_type.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(unary, request_type.FromString)
 
 
 def _message_class(descriptor: Descriptor) -> type[Message]:

@@ -4,7 +4,6 @@ The app's lifespan owns the gRPC server, so whichever ASGI server is used, with 
 come up and drain together.
 """
 
-import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,7 +102,6 @@ class Service:
         self._buckets = buckets
         self._drain = drain
         self._grpc: GrpcServer | None = None
-        self._turning: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -135,7 +133,7 @@ class Service:
         self.ready = False
         self._drain.begin()
         if self._grpc is not None:
-            self._turning = asyncio.create_task(self._grpc.turn_unready())
+            self._grpc.turn_unready()
         log.info("stopping", grace=self._settings.shutdown_grace)
 
     async def _resolve_model(self) -> None:
@@ -147,7 +145,7 @@ class Service:
         if self._settings.grpc_enabled:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
-            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpcs())
+            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpc_hooks())
             try:
                 await self._grpc.start()
             except RuntimeError:
@@ -156,8 +154,6 @@ class Service:
 
     async def _stop_grpc(self) -> None:
         if self._grpc is not None:
-            if self._turning is not None:
-                await self._turning
             await self._grpc.stop(self._drain.seconds_left + LAST_WORDS)
 
     def _announce(self) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from src import schemas
 from src.generated import service_pb2
-from src.grpc_errors import status_of
+from src.grpc_errors import to_grpc_status
 from src.grpc_server import SERVICE, to_input, to_message
 from src.operations import OPERATIONS, Operation
 
@@ -151,7 +151,7 @@ def over_grpc(operation: Operation, values: dict[str, str]) -> BaseModel | None:
     try:
         return to_input(operation, request_class(operation).FromString(wire))
     except ValidationError as error:
-        status = status_of(error, operation.name)
+        status = to_grpc_status(error, operation.name, "r1")
         assert (status.code, len(status.details)) == (3, 2)
         return None
 

@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.cache import CacheStats, FlowCache
 from src.circuit_breaker import BreakerStats, CircuitBreaker, State
 from src.errors import as_service_error
-from src.grpc_errors import Context
-from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
+from src.grpc_hooks import PROBE_METHODS, Rpc, RpcHook
 from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
@@ -136,21 +135,10 @@ class Metrics:
             histogram = self._known_requests[labels] = self._requests.labels(*labels)
         histogram.observe(seconds)
 
-    @asynccontextmanager
-    async def rpc(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Encloses an RPC."""
-        code = "OK"
-        began = time.perf_counter()
-        self.active["grpc"] += 1
-        try:
-            yield
-        except BaseException as error:
-            code = code_of(error, context)
-            raise
-        finally:
-            self.active["grpc"] -= 1
-            name = method.removeprefix("/") if method in RPCS else OTHER
-            self._rpc_calls.labels(name, code).observe(time.perf_counter() - began)
+    def observe_rpc(self, method: str, code: str, seconds: float) -> None:
+        """Note an RPC that has ended."""
+        name = method.removeprefix("/") if method in RPCS else OTHER
+        self._rpc_calls.labels(name, code).observe(seconds)
 
     @contextmanager
     def llm_call(self, call: LlmCall) -> Iterator[None]:
@@ -267,13 +255,17 @@ class Measured:
             metrics.observe_request(scope["method"], scope["path"], status, time.perf_counter() - began)
 
 
-class GrpcMetricsInterceptor(AroundRpcs):
+class RpcMetrics(RpcHook):
     """Measures every RPC."""
 
     def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
         self._metrics = metrics
 
-    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        """Note how long it takes, and how it ends."""
-        return self._metrics.rpc(method, context)
+    async def on_start(self, _rpc: Rpc) -> None:
+        """Count it as active."""
+        self._metrics.active["grpc"] += 1
+
+    def on_end(self, _token: None, rpc: Rpc) -> None:
+        """Note how long it took, and how it ended."""
+        self._metrics.active["grpc"] -= 1
+        self._metrics.observe_rpc(rpc.method, rpc.code, rpc.seconds)

@@ -3,39 +3,30 @@
 The SDK's own interceptor times unary calls alone, and breaks streams whose handlers write to their context.
 """
 
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import ExitStack
 
 import sentry_sdk
+from sentry_sdk.tracing import Span
 
-from src.grpc_errors import Context
-from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
-
-
-class GrpcSentryInterceptor(AroundRpcs):
-    """A transaction around every RPC but health checks; it goes on with the trace of a caller that sends one."""
-
-    exempt = PROBE_METHODS
-
-    def enclose(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        return _Transaction(method, context)
+from src.grpc_hooks import Rpc, RpcHook
 
 
-class _Transaction(AbstractAsyncContextManager[None]):
-    """Around one RPC."""
+class RpcTransactions(RpcHook):
+    """Makes a transaction of every RPC but health checks; it continues the trace of a caller that sends one."""
 
-    def __init__(self, method: str, context: Context) -> None:
-        self._method = method
-        self._context = context
+    skips_probes = True
 
-    async def __aenter__(self) -> None:
-        said = {key: value for key, value in self._context.invocation_metadata() or () if isinstance(value, str)}
-        self._open = ExitStack()
-        self._open.enter_context(sentry_sdk.isolation_scope())
-        transaction = sentry_sdk.continue_trace(said, op="grpc.server", name=self._method, source="route")
-        self._transaction = self._open.enter_context(sentry_sdk.start_transaction(transaction))
+    async def on_start(self, rpc: Rpc) -> tuple[ExitStack, Span]:
+        """Start the transaction."""
+        scopes = ExitStack()
+        scopes.enter_context(sentry_sdk.isolation_scope())
+        carrier = {key: value for key, value in rpc.metadata if isinstance(value, str)}
+        transaction = sentry_sdk.continue_trace(carrier, op="grpc.server", name=rpc.method, source="route")
+        return scopes, scopes.enter_context(sentry_sdk.start_transaction(transaction))
 
-    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        code = "OK" if error is None else code_of(error, self._context)
+    def on_end(self, token: tuple[ExitStack, Span], rpc: Rpc) -> None:
+        """Finish it with the RPC's status."""
+        scopes, transaction = token
         # Sentry's names are gRPC's but for one.
-        self._transaction.set_status("internal_error" if code == "INTERNAL" else code.lower())
-        self._open.close()
+        transaction.set_status("internal_error" if rpc.code == "INTERNAL" else rpc.code.lower())
+        scopes.close()

@@ -2,8 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
-from src.grpc_errors import Context, current_rpc
-from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
+from src.grpc_hooks import Rpc, RpcHook
 from src.observability.redaction import client_text
 from src.rate_limit import BucketStore
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
@@ -142,22 +139,14 @@ class StatusLayer:
             self._status.note("REST", f"{scope['method']} {scope['path']}", str(code), began, request_id_of(scope))
 
 
-class GrpcStatusInterceptor(AroundRpcs):
+class RpcStatus(RpcHook):
     """Notes every RPC but health checks."""
 
-    exempt = PROBE_METHODS
+    skips_probes = True
 
     def __init__(self, status: Status) -> None:
-        super().__init__()
         self._status = status
 
-    @asynccontextmanager
-    async def enclose(self, method: str, rpc: Context) -> AsyncIterator[None]:
-        began, code = time.perf_counter(), "OK"
-        try:
-            yield
-        except BaseException as error:
-            code = code_of(error, rpc)
-            raise
-        finally:
-            self._status.note("gRPC", method.rpartition("/")[2], code, began, current_rpc().request_id)
+    def on_end(self, _token: None, rpc: Rpc) -> None:
+        """Note it."""
+        self._status.note("gRPC", rpc.method.rpartition("/")[2], rpc.code, rpc.began, rpc.request_id)

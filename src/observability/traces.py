@@ -6,8 +6,8 @@ gen_ai). What people sent and what the LLM said stays out of every span.
 
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import structlog
@@ -20,8 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.errors import as_service_error
-from src.grpc_errors import Context
-from src.grpc_interceptors import PROBE_METHODS, AroundRpcs, code_of
+from src.grpc_hooks import Rpc, RpcHook
 from src.llm import LlmCall
 from src.observability.redaction import client_text
 from src.operations import OPERATIONS
@@ -199,41 +198,39 @@ def _noting_status(span: trace.Span, send: Send) -> Send:
     return noting
 
 
-class GrpcTracingInterceptor(AroundRpcs):
-    """A server span around every RPC but health checks."""
+class RpcTracing(RpcHook):
+    """Makes a server span of every RPC but health checks."""
 
-    exempt = PROBE_METHODS
+    skips_probes = True
 
     def __init__(self) -> None:
-        super().__init__()
         self._tracer = trace.get_tracer("src")
 
-    @asynccontextmanager
-    async def enclose(self, method: str, rpc: Context) -> AsyncIterator[None]:
-        name = method.removeprefix("/")
+    async def on_start(self, rpc: Rpc) -> tuple[trace.Span, ExitStack]:
+        """Start the span; the log lines of the RPC name it."""
+        name = rpc.method.removeprefix("/")
         if name not in RPCS:
             name = OTHER
-        carrier = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
-        with self._tracer.start_as_current_span(
+        span = self._tracer.start_span(
             name,
-            context=propagate.extract(carrier),
+            context=propagate.extract({key: value for key, value in rpc.metadata if isinstance(value, str)}),
             kind=SpanKind.SERVER,
             attributes={"rpc.system.name": "grpc", "rpc.method": name},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            code = "OK"
-            try:
-                with _ids_in_log(span):
-                    yield
-            except BaseException as error:
-                code = code_of(error, rpc)
-                raise
-            finally:
-                span.set_attribute("rpc.response.status_code", code)
-                if code in SERVER_FAULTS:
-                    span.set_attribute("error.type", code)
-                    span.set_status(StatusCode.ERROR)
+        )
+        scopes = ExitStack()
+        scopes.callback(context.detach, context.attach(trace.set_span_in_context(span)))
+        scopes.enter_context(_ids_in_log(span))
+        return span, scopes
+
+    def on_end(self, token: tuple[trace.Span, ExitStack], rpc: Rpc) -> None:
+        """End it with the RPC's status."""
+        span, scopes = token
+        scopes.close()
+        span.set_attribute("rpc.response.status_code", rpc.code)
+        if rpc.code in SERVER_FAULTS:
+            span.set_attribute("error.type", rpc.code)
+            span.set_status(StatusCode.ERROR)
+        span.end()
 
 
 @contextmanager

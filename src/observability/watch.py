@@ -15,11 +15,11 @@ from src.config import Settings, exit_with
 from src.llm import Watcher
 
 if TYPE_CHECKING:
-    import grpc
     from opentelemetry.sdk.trace import TracerProvider
 
     from src.cache import FlowCache
     from src.circuit_breaker import CircuitBreaker
+    from src.grpc_hooks import RpcHook
     from src.observability.metrics import Metrics
     from src.observability.status import Status
     from src.rate_limit import BucketStore
@@ -47,26 +47,26 @@ class Watch:
             app = layer(app)
         return app
 
-    def rpcs(self) -> "list[grpc.aio.ServerInterceptor]":
-        """The interceptors that watch every RPC, outermost first."""
-        interceptors: list[grpc.aio.ServerInterceptor] = []
+    def rpc_hooks(self) -> "list[RpcHook]":
+        """The hooks that observe every RPC, outermost first."""
+        hooks: list[RpcHook] = []
         if self.traces is not None:
-            from src.observability.traces import GrpcTracingInterceptor
+            from src.observability.traces import RpcTracing
 
-            interceptors.append(GrpcTracingInterceptor())
+            hooks.append(RpcTracing())
         if self.settings.sentry_dsn:
-            from src.observability.sentry_rpcs import GrpcSentryInterceptor
+            from src.observability.sentry_rpcs import RpcTransactions
 
-            interceptors.append(GrpcSentryInterceptor())
+            hooks.append(RpcTransactions())
         if self.metrics is not None:
-            from src.observability.metrics import GrpcMetricsInterceptor
+            from src.observability.metrics import RpcMetrics
 
-            interceptors.append(GrpcMetricsInterceptor(self.metrics))
+            hooks.append(RpcMetrics(self.metrics))
         if self.status is not None:
-            from src.observability.status import GrpcStatusInterceptor
+            from src.observability.status import RpcStatus
 
-            interceptors.append(GrpcStatusInterceptor(self.status))
-        return interceptors
+            hooks.append(RpcStatus(self.status))
+        return hooks
 
     @asynccontextmanager
     async def running(self, seconds_left: Callable[[], float]) -> AsyncIterator[None]:

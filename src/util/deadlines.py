@@ -76,6 +76,10 @@ class Deadline:
         if self.expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
+    def lift(self) -> None:
+        """Let the work take as long as it likes from now on."""
+        self._all.end(self)
+
     def expire(self) -> None:
         """Cancel the work."""
         self.expired = True

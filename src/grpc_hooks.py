@@ -1,0 +1,85 @@
+"""The record of an RPC, and what may run around one. Imports no gRPC, so that observers need none."""
+
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+if TYPE_CHECKING:
+    from src.util.deadlines import Deadline
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+PROBE_METHODS = frozenset(
+    {"/genkit.sample.v1.GenkitService/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+)
+
+
+@dataclass(slots=True)
+class Rpc:
+    """One RPC.
+
+    Attributes:
+        method: Full name, as the client sent it.
+        operation: Name in logs of failures: the flow's name, or the method's where no flow answers.
+        metadata: As the client sent it.
+        request_id: The client's where it is harmless, else a new one.
+        client: Address; empty until the RPC's handler runs.
+        began: On the performance counter, in seconds.
+        sent_bytes: Size of the messages sent to the client so far.
+        code: Name of the status that the RPC ends with; final when the hooks' `on_end` runs.
+        deadline: The time limit of all RPCs, while this one is subject to it.
+    """
+
+    method: str
+    operation: str
+    metadata: Metadata
+    request_id: str
+    client: str = ""
+    began: float = field(default_factory=time.perf_counter)
+    sent_bytes: int = 0
+    code: str = "OK"
+    deadline: "Deadline | None" = None
+
+    def lift_deadline(self) -> None:
+        """Let the RPC go on past the time limit of all RPCs; whoever calls it sets another."""
+        if self.deadline is not None:
+            self.deadline.lift()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return time.perf_counter() - self.began
+
+
+class RpcHook:
+    """Runs before and after the handler of every RPC, unary or streaming, in the RPC's own task.
+
+    Hooks start in the order in which they are listed, and end in reverse.
+    """
+
+    skips_probes: ClassVar[bool] = False
+
+    async def on_start(self, rpc: Rpc) -> Any:
+        """Runs before the handler. What it raises ends the RPC with its status in the table of errors.
+
+        Returns:
+            A token for `on_end`.
+        """
+
+    def on_end(self, token: Any, rpc: Rpc) -> None:
+        """Runs after the end of an RPC that this hook has started. It never awaits, so nothing can cancel it."""
+
+
+_current_rpc: ContextVar[Rpc] = ContextVar("current_rpc")
+
+
+def begin_rpc(rpc: Rpc) -> None:
+    """Make it the RPC of this task, which handles no other: there is nothing to reset."""
+    _current_rpc.set(rpc)
+
+
+def current_rpc() -> Rpc:
+    """The RPC that this task handles. Raises LookupError in a task that handles none."""
+    return _current_rpc.get()
