@@ -10,6 +10,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from docs.site import diagrams, watching
+from docs.site.bounds import bounds_tables
 from docs.site.errors_table import errors_table
 from docs.site.performance import plots, results
 from docs.site.reference import operations_reference, operations_table
@@ -22,6 +23,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "operations": operations_table,
     "reference": operations_reference,
     "errors": errors_table,
+    "bounds": bounds_tables,
     "metrics": watching.metrics_table,
     "alerts": watching.alerts_table,
     "panels": watching.panels,

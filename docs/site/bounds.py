@@ -1,0 +1,419 @@
+"""The page of bounds: every limit on what comes from outside, with the value that the code has for it."""
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+from docs.site.markdown_table import code, table
+from src.config import Settings
+from src.errors import (
+    CircuitOpen,
+    InvalidInput,
+    ModelFailed,
+    Overloaded,
+    PayloadTooLarge,
+    RateLimited,
+    ServiceError,
+    ShuttingDown,
+    TimedOut,
+)
+
+Outcome = type[ServiceError] | tuple[str, str] | str
+_CONSTANT = re.compile(r"(?P<module>[\w.]+)\.(?P<name>\w+)(\[(?P<key>[\w.]+)\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One limit.
+
+    Attributes:
+        limits: The thing that is bounded.
+        place: The setting's variable, or the constant as `module.NAME`, in a table of options as `module.NAME[key]`.
+        unit: Of the value.
+        beyond: What exceeding it gets: the table's failure, what happens over REST and over gRPC, or over both.
+        test: Shows it, as pytest names it; empty where none does.
+    """
+
+    limits: str
+    place: str
+    unit: str
+    beyond: Outcome
+    test: str
+
+
+SECURITY, LIMITS, ATTACKS = "tests/test_security.py::", "tests/live/test_bounds.py::", "tests/live/test_attacks.py::"
+IMAGES, LOAD = "tests/test_image_fetch.py::", "tests/live/test_load.py::"
+NONE = "nothing"
+
+BOUNDS: dict[str, tuple[Bound, ...]] = {
+    "Requests and RPCs": (
+        Bound(
+            "A request's body, an RPC's message",
+            "MAX_BODY_SIZE",
+            "bytes",
+            PayloadTooLarge,
+            SECURITY + "test_every_answer_of_every_framework_is_hardened_and_traceable",
+        ),
+        Bound(
+            "Digits of a `Content-Length`",
+            "src.security.MAX_LENGTH_DIGITS",
+            "",
+            (f"{PayloadTooLarge.http_status} {PayloadTooLarge.title}", NONE),
+            SECURITY + "test_every_answer_of_every_framework_is_hardened_and_traceable",
+        ),
+        Bound(
+            "Request line and headers together",
+            "src.main.MAX_HEADER_BYTES",
+            "bytes",
+            ("431, by the server", NONE),
+            ATTACKS + "test_an_attack_on_the_rest_port_is_refused",
+        ),
+        Bound(
+            "An RPC's metadata",
+            "src.grpc_server.LIMITS[grpc.max_metadata_size]",
+            "bytes",
+            (NONE, "`RESOURCE_EXHAUSTED`"),
+            LIMITS + "test_metadata_over_the_limit_is_refused",
+        ),
+        Bound(
+            "All of a request or RPC, its upload and its stream included",
+            "REQUEST_TIMEOUT",
+            "seconds",
+            TimedOut,
+            ATTACKS + "test_an_upload_that_stalls_is_ended_by_the_time_limit",
+        ),
+        Bound(
+            "Requests and RPCs of one client",
+            "RATE_LIMIT_DEFAULT",
+            "",
+            RateLimited,
+            "tests/live/test_rate_limit.py::test_five_pass_in_any_mix_and_then_none",
+        ),
+        Bound(
+            "Bytes of a body that nobody reads, for the connection to survive",
+            "src.util.unread_body.MAX_BYTES",
+            "bytes",
+            ("the connection is closed after the response", NONE),
+            "tests/util/test_unread_body.py::test_a_long_body_is_left",
+        ),
+        Bound(
+            "Time for such a body",
+            "src.util.unread_body.MAX_SECONDS",
+            "seconds",
+            ("the connection is closed after the response", NONE),
+            "tests/util/test_unread_body.py::test_a_slow_body_is_left",
+        ),
+    ),
+    "Connections": (
+        Bound(
+            "An idle connection",
+            "KEEP_ALIVE_TIMEOUT",
+            "seconds",
+            "the connection is closed",
+            LIMITS + "test_an_idle_connection_is_closed",
+        ),
+        Bound(
+            "Streams of one HTTP/2 connection on the REST port",
+            "src.main.MAX_STREAMS",
+            "",
+            ("the client's next stream waits", NONE),
+            "",
+        ),
+        Bound(
+            "RPCs in flight on one connection",
+            "src.grpc_server.LIMITS[grpc.max_concurrent_streams]",
+            "",
+            (NONE, "the client's next RPC waits"),
+            LIMITS + "test_rpcs_beyond_what_a_connection_takes_wait",
+        ),
+        Bound(
+            "Time between pings of the server to a silent client",
+            "src.grpc_server.LIMITS[grpc.keepalive_time_ms]",
+            "ms",
+            (NONE, NONE),
+            "",
+        ),
+        Bound(
+            "Time that a client has for the answer to such a ping",
+            "src.grpc_server.LIMITS[grpc.keepalive_timeout_ms]",
+            "ms",
+            (NONE, "the connection is closed"),
+            "",
+        ),
+        Bound(
+            "Time between a client's pings, at least",
+            "src.grpc_server.LIMITS[grpc.http2.min_ping_interval_without_data_ms]",
+            "ms",
+            (NONE, "a strike"),
+            "",
+        ),
+        Bound(
+            "Such strikes",
+            "src.grpc_server.LIMITS[grpc.http2.max_ping_strikes]",
+            "",
+            (NONE, "the connection is closed: `too_many_pings`"),
+            "",
+        ),
+        Bound(
+            "Age of a connection",
+            "src.grpc_server.LIMITS[grpc.max_connection_age_ms]",
+            "ms",
+            (NONE, "GOAWAY: the client connects anew"),
+            "",
+        ),
+    ),
+    "What a request costs": (
+        Bound(
+            "Characters of free text that reach the model",
+            "src.flows.MAX_PROMPT_CHARS",
+            "",
+            "the rest is cut off",
+            "tests/live/test_gemini.py::test_free_text_is_cut_before_it_goes_to_gemini",
+        ),
+        Bound(
+            "One LLM call, wall clock",
+            "LLM_TIMEOUT",
+            "ms",
+            TimedOut,
+            "tests/test_llm.py::test_a_call_that_hangs_ends_with_the_limit",
+        ),
+        Bound(
+            "Rounds of tools in one LLM call",
+            "src.llm.MAX_TOOL_ROUNDS",
+            "",
+            ModelFailed,
+            "tests/test_llm.py::test_a_model_that_asks_for_tools_for_ever_is_stopped",
+        ),
+        Bound(
+            "Connecting to the provider",
+            "src.connection.CONNECT_SECONDS",
+            "seconds",
+            ModelFailed,
+            "tests/test_connection.py::test_connecting_has_a_limit_of_its_own",
+        ),
+        Bound(
+            "Bytes of an image",
+            "src.image_fetch.MAX_BYTES",
+            "bytes",
+            InvalidInput,
+            IMAGES + "test_what_is_no_usable_image_is_invalid_input",
+        ),
+        Bound(
+            "Fetching an image, redirects included",
+            "src.image_fetch.TIMEOUT",
+            "seconds",
+            InvalidInput,
+            IMAGES + "test_a_server_that_drips_ends_with_the_limit",
+        ),
+        Bound(
+            "Redirects of an image",
+            "src.image_fetch.MAX_REDIRECTS",
+            "",
+            InvalidInput,
+            IMAGES + "test_three_redirects_are_followed",
+        ),
+    ),
+    "Shared pools": (
+        Bound(
+            "LLM calls in flight; as many again wait",
+            "LLM_MAX_CONCURRENCY",
+            "",
+            Overloaded,
+            LOAD + "test_beyond_the_bulkhead_callers_are_told_to_come_back",
+        ),
+        Bound(
+            "Waiting for a place",
+            "src.bulkhead.QUEUE_SECONDS",
+            "seconds",
+            Overloaded,
+            "tests/test_bulkhead.py::test_who_has_waited_long_enough_is_refused_and_leaves_the_queue",
+        ),
+        Bound(
+            "Images in memory; as many again wait",
+            "src.flows.MAX_IMAGES",
+            "",
+            Overloaded,
+            "tests/test_bulkhead.py::test_beyond_places_and_queue_one_is_refused_at_once",
+        ),
+        Bound(
+            "Look-ups of names that callers chose",
+            "src.util.name_lookup.MAX_LOOKUPS",
+            "",
+            Overloaded,
+            "tests/util/test_name_lookup.py::test_silent_servers_take_their_places_and_no_more",
+        ),
+        Bound(
+            "Connections to the provider",
+            "HTTPX_POOL_MAX",
+            "",
+            "the call waits for one, within its time",
+            LOAD + "test_the_pool_of_connections_is_that_of_the_sdk",
+        ),
+        Bound(
+            "Idle ones of these",
+            "HTTPX_POOL_MAX_KEEPALIVE",
+            "",
+            NONE,
+            "tests/test_connection.py::test_clients_who_leave_at_any_moment_cost_no_place_in_the_pool",
+        ),
+        Bound(
+            "Failures in a row until the circuit opens",
+            "CB_FAILURE_THRESHOLD",
+            "",
+            CircuitOpen,
+            "tests/live/test_circuit.py::test_after_the_fifth_failure_nobody_calls_the_llm",
+        ),
+        Bound(
+            "An open circuit, until its next probe",
+            "CB_RECOVERY_TIMEOUT",
+            "seconds",
+            "one call passes as a probe",
+            "tests/test_circuit_breaker.py::test_the_wait_it_names_is_the_wait_it_needs",
+        ),
+        Bound(
+            "The same, where the provider asks for more",
+            "src.circuit_breaker.MAX_UPSTREAM_WAIT",
+            "seconds",
+            "one call passes as a probe",
+            "tests/test_circuit_breaker.py::test_the_providers_own_wait_lengthens_the_recovery",
+        ),
+    ),
+    "Memory": (
+        Bound(
+            "Answers in the cache",
+            "CACHE_MAX_SIZE",
+            "",
+            "the least recently used leaves",
+            "tests/test_cache.py::test_beyond_its_size_the_least_recently_used_goes",
+        ),
+        Bound(
+            "Age of a cached answer",
+            "CACHE_TTL",
+            "seconds",
+            "it is asked for anew",
+            "tests/test_cache.py::test_an_answers_age_counts_from_the_end_of_its_call",
+        ),
+        Bound(
+            "Buckets of the rate limit, about 250 bytes each",
+            "src.rate_limit.MAX_BUCKETS",
+            "",
+            "the least recently used is forgotten",
+            "tests/test_rate_limit.py::test_never_more_than_the_cap_is_kept",
+        ),
+        Bound(
+            "Chunks of a stream that wait for a slow reader",
+            "src.runner.MAX_WAITING_CHUNKS",
+            "",
+            "more are joined to the last one",
+            "tests/test_runner.py::test_what_waits_for_a_reader_is_bounded",
+        ),
+        Bound(
+            "Calls that the status page in debug remembers",
+            "src.observability.status.MAX_CALLS",
+            "",
+            "the oldest is forgotten",
+            "tests/live/test_debug_pages.py::test_the_status_page_shows_what_goes_on",
+        ),
+    ),
+    "Log lines": (
+        Bound(
+            "Characters of a client's text, such as a path",
+            "src.observability.redaction.MAX_CLIENT_TEXT",
+            "",
+            "the rest is cut off",
+            "tests/test_logs.py::test_what_a_client_wrote_is_cut_wherever_it_is_logged",
+        ),
+    ),
+    "Stopping": (
+        Bound(
+            "Work in flight after SIGTERM",
+            "SHUTDOWN_GRACE",
+            "seconds",
+            ShuttingDown,
+            "tests/live/test_shutdown.py::test_when_the_grace_is_over_everything_is_told_and_ended",
+        ),
+    ),
+}
+
+# Numbers in the code that bound nothing which a client, a model or a host decides, and why they are here.
+OTHERS: dict[str, str] = {
+    "PORT": "an address",
+    "GRPC_PORT": "an address",
+    "METRICS_PORT": "an address",
+    "WORKERS": "processes, set by the operator",
+    "SENTRY_TRACES_SAMPLE_RATE": "a share",
+    "src.connection.IDLE_SECONDS": "closes idle connections of ours to the provider",
+    "src.util.name_lookup.RETRY_SECONDS": "a Retry-After",
+    "src.observability.redaction.MIN_SECRET": "the shortest secret",
+    "src.observability.redaction._MAX_READ": "characters searched before a text is cut to MAX_CLIENT_TEXT",
+    "src.observability.metrics.SAMPLE_SECONDS": "an interval",
+    "src.observability.status.WINDOW_SECONDS": "an interval",
+    "src.observability.status.MAX_SHOWN": "rows of a page",
+    "src.observability.traces.MAX_FLUSH_SECONDS": "within SHUTDOWN_GRACE",
+    "src.observability.traces.MIN_FLUSH_SECONDS": "within SHUTDOWN_GRACE",
+    "src.observability.traces.SERVER_ERROR": "a status",
+    "src.observability.metrics.CLIENT_GONE": "a status",
+    "src.observability.status.CLIENT_GONE": "a status",
+    "src.rest_endpoints.CLIENT_GONE": "a status",
+    "src.security.CLIENT_GONE": "a status",
+    "src.security.PARTIAL_CONTENT": "a status",
+    "src.security.MIN_COMPRESSED_BYTES": "the shortest response that is compressed",
+    "src.grpc_interceptors.MAX_KNOWN_RPCS": "wrapped handlers that are kept; others are made anew",
+    "src.responses.ERROR_EVENT_SECONDS": "within SHUTDOWN_GRACE",
+    "src.service.LAST_WORDS": "within SHUTDOWN_GRACE",
+    "src.providers.offline.CHUNK_DELAY": "the embedded model's own",
+    "src.providers.offline.WORDS_PER_CHUNK": "the embedded model's own",
+    "src.providers.offline.QUOTED_CHARS": "the embedded model's own",
+}
+
+
+def bounds() -> list[Bound]:
+    """All of them."""
+    return [bound for group in BOUNDS.values() for bound in group]
+
+
+def bounds_tables() -> str:
+    """A table for each group: the limit, its value, what exceeding it gets over each protocol, and the test."""
+    head = ("What is bounded", "Bound", "Beyond it, REST", "Beyond it, gRPC", "Shown by")
+    return "\n\n".join(f"## {name}\n\n" + table(head, map(_row, group)) for name, group in BOUNDS.items())
+
+
+def _row(bound: Bound) -> tuple[str, ...]:
+    rest, grpc = outcomes(bound.beyond)
+    where = f"[`{bound.place}`](configuration.md#{bound.place.lower()})" if is_setting(bound.place) else "fixed"
+    return bound.limits, f"{written(bound)}<br>{where}", rest, grpc, code(bound.test)
+
+
+def written(bound: Bound) -> str:
+    """The default or constant as a reader takes it in, with its unit."""
+    value = value_of(bound.place)
+    number = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value
+    return f"{number} {bound.unit}".strip()
+
+
+def value_of(place: str) -> int | float | str:
+    """The value in the code: a setting's default in production, or a constant's."""
+    value: Any
+    if is_setting(place):
+        value = Settings.model_fields[place.lower()].get_default(call_default_factory=True, validated_data={})
+        return cast("int | float | str", value)
+    found = _CONSTANT.fullmatch(place)
+    if found is None:
+        raise ValueError(f"{place} is no setting and no module.NAME")
+    value = getattr(import_module(found["module"]), found["name"])
+    return cast("int | float | str", value if found["key"] is None else dict(value)[found["key"]])
+
+
+def is_setting(place: str) -> bool:
+    """Whether it is a variable, not a constant."""
+    return "." not in place
+
+
+def outcomes(beyond: Outcome) -> tuple[str, str]:
+    """What exceeding a bound gets over REST and over gRPC."""
+    if isinstance(beyond, tuple):
+        return beyond
+    if isinstance(beyond, str):
+        return beyond, beyond
+    return f"{beyond.http_status} {beyond.title}", code(beyond.grpc_code)

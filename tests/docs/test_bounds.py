@@ -1,0 +1,79 @@
+"""The page of bounds agrees with the code, and leaves nothing out."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs.site.bounds import BOUNDS, OTHERS, bounds, bounds_tables, is_setting, outcomes, value_of, written
+from src.config import Settings
+from src.grpc_server import LIMITS
+from tests.live.service import ROOT
+
+
+def numeric_settings() -> Iterator[str]:
+    """Variables whose value is a number."""
+    for name, field in Settings.model_fields.items():
+        if field.annotation in (int, float):
+            yield name.upper()
+
+
+def numeric_constants() -> Iterator[str]:
+    """Constants of modules whose value is a number, and the options of the gRPC server."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(target, ast.Name) and target.id.isupper() and is_number(node):
+                yield f"{module}.{target.id}"
+    yield from (f"src.grpc_server.LIMITS[{name}]" for name, _ in LIMITS)
+
+
+def is_number(node: ast.stmt) -> bool:
+    """Whether a number, or a calculation with numbers, is assigned."""
+    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    if value is None or not all(isinstance(part, ast.Constant | ast.BinOp | ast.operator) for part in ast.walk(value)):
+        return False
+    return all(type(part.value) in (int, float) for part in ast.walk(value) if isinstance(part, ast.Constant))
+
+
+PLACES = sorted({*numeric_settings(), *numeric_constants()})
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_number_of_the_code_is_a_bound_of_the_page_or_said_to_be_none(place: str) -> None:
+    assert (place in {bound.place for bound in bounds()}) != (place in OTHERS)
+
+
+def test_nothing_is_on_the_page_that_is_not_in_the_code() -> None:
+    known = {*PLACES, *(name.upper() for name in Settings.model_fields)}
+    assert not [bound.place for bound in bounds() if bound.place not in known]
+    assert not [place for place in OTHERS if place not in known]
+
+
+def functions_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("test", sorted({bound.test for bound in bounds() if bound.test}))
+def test_the_tests_that_it_names_exist(test: str) -> None:
+    file, _, function = test.partition("::")
+    assert function in functions_of(ROOT / file)
+
+
+def test_values_are_those_of_the_code() -> None:
+    assert value_of("MAX_BODY_SIZE") == Settings(model="offline/demo").max_body_size
+    assert value_of("REQUEST_TIMEOUT") == 125
+    assert value_of("RATE_LIMIT_DEFAULT") == "60/minute"
+    assert value_of("src.grpc_server.LIMITS[grpc.max_concurrent_streams]") == 100
+    shown = bounds_tables()
+    assert all(written(bound) in shown for bound in bounds())
+
+
+def test_every_group_has_a_heading_and_every_bound_a_consequence_over_both_protocols() -> None:
+    shown = bounds_tables()
+    assert [line.removeprefix("## ") for line in shown.splitlines() if line.startswith("## ")] == list(BOUNDS)
+    assert all(all(outcomes(bound.beyond)) for bound in bounds())
+    assert [bound for bound in bounds() if is_setting(bound.place)]
