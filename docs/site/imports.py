@@ -27,7 +27,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "Settings": ("config",),
     "Errors": ("errors",),
-    "Small parts": ("util",),
+    "Small parts": ("responses", "util"),
 }
 # Arrows from these to all others, and from all others to those, would hide the rest.
 ALL_SEEING = ("Watching",)
