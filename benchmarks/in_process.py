@@ -136,7 +136,7 @@ def _service_and_flow() -> tuple[ASGIApp, Any]:
     chosen = settings()
     app = create_app(chosen)
     ai: Genkit = build_genkit(chosen)
-    flows = Flows(ai, Llm(ai, timeout=120, bulkhead=Bulkhead(64), breaker=None), ImageFetcher())
+    flows = Flows(Llm(ai, timeout=120, bulkhead=Bulkhead(64), breaker=None), ImageFetcher())
     return app, ai.flow(name="pirate_chat")(flows.pirate_chat)
 
 

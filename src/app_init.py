@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from src.config import ConfigError, Settings
+from src.prompt import PROMPTS
 
 if TYPE_CHECKING:
     from genkit import Genkit
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SERVICE = "hardened-genkit-service"
-
-PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 
 # Provider -> the package it needs, where an extra of ours brings that.
 EXTRAS = {"openai": "genkit_openai", "ollama": "genkit_ollama"}

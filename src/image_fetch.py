@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Any, NoReturn
+from typing import Any, NewType, NoReturn
 
 import httpx
 
@@ -23,6 +23,7 @@ from src.util.name_lookup import Address, NameLookup
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
+FetchedImage = NewType("FetchedImage", str)  # a `data:` URL with bytes that were fetched and checked here
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_REDIRECTS = 3
@@ -91,7 +92,7 @@ class ImageFetcher:
         self._max_bytes = max_bytes
         self._given_tls = tls
 
-    async def fetch(self, url: str) -> str:
+    async def fetch(self, url: str) -> FetchedImage:
         """The image as `data:<type>;base64,<data>`.
 
         Raises:
@@ -100,10 +101,10 @@ class ImageFetcher:
             Overloaded: too many names are being looked up.
         """
         if url[:5].lower() == "data:":
-            return self._checked_data_url(url)
+            return FetchedImage(self._checked_data_url(url))
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._download(_parse(url))
+                return FetchedImage(await self._download(_parse(url)))
         except TimeoutError:
             _refuse(f"the image took longer than {self._timeout:g} seconds")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError):

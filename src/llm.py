@@ -12,18 +12,32 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import structlog
-from genkit import FinishReason, Genkit, GenkitError, ModelResponse, Part, RuntimeErrorReason, Tool
+from genkit import (
+    FinishReason,
+    Genkit,
+    GenkitError,
+    Media,
+    Message,
+    ModelResponse,
+    Part,
+    Role,
+    RuntimeErrorReason,
+    Tool,
+)
 from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddlewareContext, ModelHookParams
 from pydantic import BaseModel
 
 from src.bulkhead import Bulkhead
 from src.circuit_breaker import CircuitBreaker
-from src.errors import ContentBlocked, ModelFailed, RequestRejected, TimedOut
+from src.errors import ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
 from src.json_format import JSON_FORMAT, define_json_format
+from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
+from src.request_guard import check_request
 from src.util.text import well_formed
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
@@ -75,62 +89,75 @@ class Llm:
         self._timeout = timeout
         self._bulkhead = bulkhead
         self._breaker = breaker
+        self._files: dict[PromptFile, list[Message]] = {}
         define_json_format(ai)
 
-    async def text(
-        self, prompt: str | list[Part], *, system: str | None = None, on_text: Callable[[str], None] | None = None
-    ) -> str:
-        """The model's answer as text, never empty; `on_text` gets each chunk of it as it comes.
+    def tool(self, function: Callable[..., Any]) -> Tool:
+        """Make a function known as a tool: its name, docstring and annotations are what the model reads of it."""
+        return self._ai.tool(name=function.__name__)(function)
+
+    async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
+        """Run a function as a traced step of the current flow. Its result must be JSON, for the span."""
+        return await self._ai.run(name=name, fn=function)
+
+    async def text(self, system: Instruction, *user: UserPart, on_text: Callable[[str], None] | None = None) -> str:
+        """Return the model's answer, never empty. `on_text` gets each chunk of it as it comes.
+
+        Args:
+            system: The system prompt.
+            user: The parts of the one user message, in this order.
 
         Raises:
             ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: as the table of errors says.
+            TypeError: a part is none of `src.prompt`, a string for example.
         """
-        response = await self._call(
-            lambda: self._ai.generate(prompt=prompt, system=system, use=[_Call()]), _CallState(on_text)
-        )
+        response = await self._call(_CallState(_messages(system, user), on_text))
         return response.text
 
-    async def structured(self, prompt: str, schema: type[OutputT], *, tools: list[Tool] | None = None) -> OutputT:
-        """The model's answer as an instance of `schema`. Raises as `text` does; a broken schema is ModelFailed."""
-        return await self._structured(
-            schema,
-            lambda: self._ai.generate(
-                prompt=prompt,
-                output_schema=schema,
-                output_format=JSON_FORMAT,
-                tools=tools,
-                max_turns=MAX_TOOL_ROUNDS,
-                use=[_Call()],
-            ),
-        )
+    async def structured(
+        self, schema: type[OutputT], system: Instruction, *user: UserPart, tools: Sequence[Tool] = ()
+    ) -> OutputT:
+        """Return the model's answer as an instance of `schema`. A broken schema is ModelFailed."""
+        return await self._structured(schema, _messages(system, user), tools)
 
-    async def from_prompt_file(self, name: str, variables: dict[str, Any], schema: type[OutputT]) -> OutputT:
-        """As `structured`, with the Dotprompt file `prompts/<name>.prompt` rendered with `variables`."""
-        prompt = self._ai.prompt(name, output_schema=schema)
-        return await self._structured(schema, lambda: prompt(variables, output={"format": JSON_FORMAT}, use=[_Call()]))
+    async def from_prompt_file(self, schema: type[OutputT], file: PromptFile, *user: UserPart) -> OutputT:
+        """As `structured`, with the system prompt and the beginning of the user message from a Dotprompt file."""
+        messages = await self._rendered(file)
+        parts = [*messages[-1].content, *_user_parts(user)]
+        return await self._structured(schema, [*messages[:-1], Message(role=Role.USER, content=parts)])
 
-    async def _structured(self, schema: type[OutputT], generate: "Generate") -> OutputT:
-        state = _CallState(schema=schema)
-        await self._call(generate, state)
+    async def _rendered(self, file: PromptFile) -> list[Message]:
+        """Render the file once: it holds nothing that changes."""
+        messages = self._files.get(file)
+        if messages is None:
+            options = await self._ai.prompt(file.name).render()
+            messages = self._files[file] = [Message.model_validate(each) for each in options.messages]
+        return messages
+
+    async def _structured(self, schema: type[OutputT], messages: list[Message], tools: Sequence[Tool] = ()) -> OutputT:
+        state = _CallState(messages, schema=schema, tools=tools)
+        await self._call(state)
         return cast("OutputT", state.output)
 
-    async def _call(self, generate: "Generate", state: "_CallState") -> ModelResponse[Any]:
+    async def _call(self, state: "_CallState") -> ModelResponse[Any]:
         async with self._bulkhead.place():
             with self._breaker.call() if self._breaker else nullcontext(), ExitStack() as watching:
                 call = LlmCall()
                 for watcher in self._watchers:
                     watching.enter_context(watcher(call))
-                return await self._bounded(generate, state, call)
+                return await self._bounded(state, call)
 
-    async def _bounded(self, generate: "Generate", state: "_CallState", call: LlmCall) -> ModelResponse[Any]:
+    async def _bounded(self, state: "_CallState", call: LlmCall) -> ModelResponse[Any]:
         token = _current_call.set(state)
         try:
             async with asyncio.timeout(self._timeout):
-                response = await generate()
+                response = await self._generate(state)
         except TimeoutError:
             raise TimedOut("The language model took longer than allowed.") from None
         finally:
             _current_call.reset(token)
+        if state.refusal is not None:
+            raise state.refusal
         call.note(response)
         raise_for_failure(response, state.upstream_wait)
         if state.schema is not None:
@@ -139,22 +166,65 @@ class Llm:
                 raise ModelFailed
         return response
 
+    async def _generate(self, state: "_CallState") -> ModelResponse[Any]:
+        # Never `prompt=` or `system=`: Genkit compiles a string there as a template. Messages are taken as they are.
+        if state.schema is None:
+            return await self._ai.generate(messages=state.messages, use=[_Call()])
+        return await self._ai.generate(
+            messages=state.messages,
+            output_schema=state.schema,
+            output_format=JSON_FORMAT,
+            tools=state.tools,
+            max_turns=MAX_TOOL_ROUNDS,
+            use=[_Call()],
+        )
 
-Generate = Callable[[], Awaitable[ModelResponse[Any]]]
+
+def _messages(system: Instruction, user: Sequence[UserPart]) -> list[Message]:
+    if not isinstance(system, Instruction):
+        raise TypeError(f"a system prompt is an Instruction, not {type(system).__name__}")
+    return [
+        Message(role=Role.SYSTEM, content=[Part(text=system.value)]),
+        Message(role=Role.USER, content=_user_parts(user)),
+    ]
+
+
+def _user_parts(user: Sequence[UserPart]) -> list[Part]:
+    """Genkit's parts. Providers refuse an empty text, so there is no part for one."""
+    return [_part(each) for each in user if each != CallerText("")]
+
+
+def _part(part: UserPart) -> Part:
+    match part:
+        case CallerText():
+            return Part(text=part.text)
+        case Image():
+            return Part(media=Media(url=part.url, content_type=part.media_type))
+        case Instruction():
+            # Some providers' plugins join the texts of a message without anything between them.
+            return Part(text=f"\n{part.value}\n")
+        case _:
+            raise TypeError(
+                f"a part of a prompt is an Instruction, a CallerText or an Image, not {type(part).__name__}"
+            )
 
 
 @dataclass(slots=True)
 class _CallState:
-    """One call: where its chunks go, what its output has to be and is, and what became known of its failure.
+    """One call: what it asks, where its chunks go, and what became known of its output and failure.
 
     Attributes:
         upstream_wait: Seconds for which the provider asked to be left alone.
+        refusal: Why a request was not sent to the provider.
     """
 
+    messages: list[Message]
     on_text: Callable[[str], None] | None = None
     schema: type[BaseModel] | None = None
+    tools: Sequence[Tool] = ()
     output: Any = None
     upstream_wait: float = 0.0
+    refusal: ServiceError | None = None
 
 
 # Genkit copies middleware for each call, so a call's state can't be kept on it.
@@ -184,11 +254,16 @@ class _Call(BaseMiddleware[Any]):
         ctx: GenerateMiddlewareContext,
         next_fn: Callable[[ModelHookParams, GenerateMiddlewareContext], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
+        state = _current_call.get()
         try:
+            check_request(params.request.messages, state.messages)
             return await next_fn(params, ctx)
+        except ServiceError as refusal:
+            state.refusal = refusal  # of what is raised here, Genkit's response tells no more than the message
+            raise
         except GenkitError as error:
             if error.response_metadata is not None:
-                _current_call.get().upstream_wait = error.response_metadata["retry_after_ms"] / 1000
+                state.upstream_wait = error.response_metadata["retry_after_ms"] / 1000
             raise
 
 

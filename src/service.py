@@ -58,7 +58,7 @@ def build_app(settings: Settings) -> ASGIApp:
         watchers=watch.llm_calls,
     )
     drain = Drain(settings.shutdown_grace)
-    runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
+    runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, buckets, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:

@@ -14,6 +14,7 @@ from src.bulkhead import Bulkhead
 from src.json_format import JSON_FORMAT, define_json_format
 from src.llm import Llm
 from src.schemas import Translation
+from tests.prompts import HELLO
 
 AI = Genkit()
 define_json_format(AI)
@@ -95,8 +96,8 @@ def test_models_are_told_the_same_as_with_genkits_own() -> None:
     Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None)  # two may share what they call
 
     async def both() -> None:
-        await llm.structured("hello", Translation)
-        await ai.generate(prompt="hello", output_schema=Translation)
+        await llm.structured(Translation, *HELLO)
+        await ai.generate(system=[Part(text="Be brief.")], prompt=[Part(text="hello")], output_schema=Translation)
 
     asyncio.run(both())
     assert asked[0].model_dump() == asked[1].model_dump()
@@ -114,6 +115,6 @@ def test_a_long_answer_is_read_in_one_pass_of_the_fast_parser(monkeypatch: pytes
     ai = Genkit(model="test/model")
     ai.define_model(name="test/model", fn=model)
     llm = Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None)
-    result = asyncio.run(llm.structured("hello", Translation))
+    result = asyncio.run(llm.structured(Translation, *HELLO))
     assert len(result.translated_text) == 8000
     loads.assert_called_once_with(answer)

@@ -20,12 +20,13 @@ from genkit import (
 )
 from genkit.model import ModelResponseChunk
 
-from src.app_init import PROMPTS
 from src.bulkhead import Bulkhead
 from src.circuit_breaker import CircuitBreaker
 from src.errors import CircuitOpen, ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
 from src.llm import MAX_TOOL_ROUNDS, Llm
+from src.prompt import PROMPTS, CallerText, PromptFile
 from src.schemas import RpgCharacter
+from tests.prompts import HELLO
 
 ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
 
@@ -70,10 +71,10 @@ def llm_over(model: ModelFn, timeout: float = 5.0, breaker: CircuitBreaker | Non
 
 
 WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
-    "text": lambda llm: llm.text("hello"),
-    "stream": lambda llm: llm.text("hello", on_text=lambda _: None),
-    "structured": lambda llm: llm.structured("hello", RpgCharacter),
-    "prompt file": lambda llm: llm.from_prompt_file("code_review", {"code": "x", "language": ""}, RpgCharacter),
+    "text": lambda llm: llm.text(*HELLO),
+    "stream": lambda llm: llm.text(*HELLO, on_text=lambda _: None),
+    "structured": lambda llm: llm.structured(RpgCharacter, *HELLO),
+    "prompt file": lambda llm: llm.from_prompt_file(RpgCharacter, PromptFile("code_review"), CallerText("x")),
 }
 
 
@@ -123,7 +124,7 @@ def test_an_answer_that_fits_the_schema_is_returned(way: str) -> None:
 
 
 def test_a_text_cut_by_the_models_own_limit_is_an_answer() -> None:
-    assert asyncio.run(llm_over(answering("long", FinishReason.LENGTH)).text("hello")) == "long"
+    assert asyncio.run(llm_over(answering("long", FinishReason.LENGTH)).text(*HELLO)) == "long"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -162,7 +163,7 @@ def test_the_chunks_of_a_stream_come_one_by_one() -> None:
         return answer("one two")
 
     chunks: list[str] = []
-    assert asyncio.run(llm_over(model).text("hello", on_text=chunks.append)) == "one two"
+    assert asyncio.run(llm_over(model).text(*HELLO, on_text=chunks.append)) == "one two"
     assert chunks == ["one ", "two"]
 
 
@@ -173,7 +174,7 @@ def test_half_an_emoji_in_a_chunk_is_replaced() -> None:
         return answer("a\U0001f600")
 
     chunks: list[str] = []
-    assert asyncio.run(llm_over(model).text("hello", on_text=chunks.append)) == "a\U0001f600"
+    assert asyncio.run(llm_over(model).text(*HELLO, on_text=chunks.append)) == "a\U0001f600"
     assert chunks == ["a\ufffd", "\ufffd"]
 
 
@@ -184,7 +185,7 @@ def test_a_stream_that_fails_midway_raises_after_its_chunks() -> None:
 
     chunks: list[str] = []
     with pytest.raises(ModelFailed):
-        asyncio.run(llm_over(model).text("hello", on_text=chunks.append))
+        asyncio.run(llm_over(model).text(*HELLO, on_text=chunks.append))
     assert chunks == ["one"]
 
 
@@ -206,7 +207,7 @@ def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
     tool = ai.tool(name="clock")(clock)
     with pytest.raises(ModelFailed):
         asyncio.run(
-            Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None).structured("hello", RpgCharacter, tools=[tool])
+            Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None).structured(RpgCharacter, *HELLO, tools=[tool])
         )
     assert len(calls) == MAX_TOOL_ROUNDS + 1
 
@@ -224,18 +225,6 @@ def test_a_caller_who_leaves_leaves_no_task_behind(way: str) -> None:
     assert asyncio.run(scenario()) == set()
 
 
-def test_the_prompt_file_gets_the_code_as_it_is() -> None:
-    seen: list[str] = []
-
-    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
-        seen.extend(part.text or "" for message in request.messages for part in message.content)
-        return answer(GOOD_CHARACTER)
-
-    code = "if a < b && c > 'd': print(\"{{x}}\")"
-    asyncio.run(llm_over(model).from_prompt_file("code_review", {"code": code, "language": "C++"}, RpgCharacter))
-    assert any(code in text and "C++" in text for text in seen)
-
-
 BAD = pytest.mark.parametrize(
     "model",
     [
@@ -251,9 +240,9 @@ def test_each_failure_of_the_model_counts_for_the_circuit(model: ModelFn) -> Non
     breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=30)
     llm = llm_over(model, timeout=0.05, breaker=breaker)
     with pytest.raises((ModelFailed, TimedOut)):
-        asyncio.run(llm.structured("hello", RpgCharacter))
+        asyncio.run(llm.structured(RpgCharacter, *HELLO))
     with pytest.raises(CircuitOpen):
-        asyncio.run(llm.structured("hello", RpgCharacter))
+        asyncio.run(llm.structured(RpgCharacter, *HELLO))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +256,7 @@ def test_what_is_the_callers_fault_does_not_count(model: ModelFn) -> None:
     llm = llm_over(model, breaker=CircuitBreaker(failure_threshold=1, recovery_timeout=30))
     for _ in range(2):
         with pytest.raises((RequestRejected, ContentBlocked)):
-            asyncio.run(llm.text("hello"))
+            asyncio.run(llm.text(*HELLO))
 
 
 @pytest.mark.parametrize("way", WAYS)

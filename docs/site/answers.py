@@ -29,7 +29,7 @@ async def _answers() -> dict[str, str]:
     settings = Settings(_env_file=None, model=OFFLINE_MODEL)
     ai = build_genkit(settings)
     llm = Llm(ai, timeout=settings.llm_timeout / 1000, bulkhead=Bulkhead(settings.llm_max_concurrency), breaker=None)
-    runner = Runner(ai, Flows(ai, llm, ImageFetcher()), model=settings.model, cache=None, drain=Drain(0))
+    runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=None, drain=Drain(0))
     return {operation.name: await _answer(operation, runner) for operation in OPERATIONS}
 
 

@@ -92,14 +92,14 @@ def _parts(request: ModelRequest[Any], *roles: str) -> list[Part]:
 
 
 def _last_words(request: ModelRequest[Any]) -> str:
-    """The user's last text that is not an instruction about the output's format."""
-    texts = [part.text for part in _parts(request, "user") if part.text and not (part.metadata or {}).get("purpose")]
+    """The user's last text, which is where a caller's own text stands."""
+    texts = [part.text for part in _parts(request, "user") if part.text]
     return texts[-1] if texts else ""
 
 
 def _quote(text: str) -> str:
-    """The last paragraph of a prompt, which is where the caller's own words stand, on one short line."""
-    line = " ".join(text.strip().rpartition("\n\n")[2].split())
+    """The text on one short line."""
+    line = " ".join(text.split())
     return line if len(line) <= QUOTED_CHARS else line[:QUOTED_CHARS].rstrip() + "…"
 
 

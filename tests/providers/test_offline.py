@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from genkit import Genkit, Media, Part
+from genkit import Genkit
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -16,9 +16,12 @@ from src import schemas
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.config import load_settings
+from src.image_fetch import FetchedImage
 from src.llm import Llm
+from src.prompt import CallerText, Image
 from src.providers import offline
 from src.providers.offline import Instance
+from tests.prompts import HELLO, Say, saying
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +84,16 @@ def test_an_answer_fits_any_schema_that_a_model_may_have(schema: dict[str, Any],
 
 @pytest.mark.parametrize("schema", [schemas.Translation, schemas.RpgCharacter, schemas.CodeResponse], ids=str)
 def test_a_structured_answer_is_an_instance(llm: Llm, schema: type[BaseModel]) -> None:
-    assert isinstance(asyncio.run(llm.structured("hello", schema)), schema)
+    assert isinstance(asyncio.run(llm.structured(schema, *HELLO)), schema)
 
 
 def test_the_same_request_gets_the_same_answer(llm: Llm) -> None:
-    assert asyncio.run(llm.text("hello")) == asyncio.run(llm.text("hello"))
-    assert asyncio.run(llm.text("hello")) != asyncio.run(llm.text("goodbye"))
+    assert asyncio.run(llm.text(*HELLO)) == asyncio.run(llm.text(*HELLO))
+    assert asyncio.run(llm.text(*HELLO)) != asyncio.run(llm.text(*saying("goodbye")))
 
 
 def test_the_system_prompt_shows(llm: Llm) -> None:
-    assert "You are a pirate." in asyncio.run(llm.text("hello", system="You are a pirate. Be kind."))
+    assert "You are a pirate." in asyncio.run(llm.text(Say.PIRATE, CallerText("hello")))
 
 
 def test_a_tool_is_called_and_its_answer_used(ai: Genkit, llm: Llm) -> None:
@@ -101,21 +104,20 @@ def test_a_tool_is_called_and_its_answer_used(ai: Genkit, llm: Llm) -> None:
         calls.append(city)
         return "rain of frogs"
 
-    translation = asyncio.run(llm.structured("hello", schemas.Translation, tools=[weather]))
+    translation = asyncio.run(llm.structured(schemas.Translation, *HELLO, tools=[weather]))
     assert len(calls) == 1
     assert "rain of frogs" in translation.translated_text
 
 
 def test_an_image_is_told_by_type_and_size(llm: Llm) -> None:
-    url = "data:image/png;base64," + base64.b64encode(b"12345").decode()
-    parts = [Part(text="What is this?"), Part(media=Media(url=url, content_type="image/png"))]
-    assert "image/png, 5 bytes" in asyncio.run(llm.text(parts))
+    url = FetchedImage("data:image/png;base64," + base64.b64encode(b"12345").decode())
+    assert "image/png, 5 bytes" in asyncio.run(llm.text(*HELLO, Image(url)))
 
 
 def test_a_stream_has_several_chunks_that_add_up(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "CHUNK_DELAY", 0)
     chunks: list[str] = []
-    text = asyncio.run(llm.text("hello", on_text=chunks.append))
+    text = asyncio.run(llm.text(*HELLO, on_text=chunks.append))
     assert "".join(chunks) == text
     assert len(chunks) > 3
 

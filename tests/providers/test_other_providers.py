@@ -18,6 +18,7 @@ from src.config import load_settings
 from src.errors import ModelFailed, TimedOut
 from src.llm import Llm
 from src.schemas import Translation
+from tests.prompts import HELLO
 
 TEXT = "Bonjour le monde"
 JSON_TEXT = '{"translated_text":"Bonjour","confidence":"high"}'
@@ -124,23 +125,23 @@ def run(work: Awaitable[Any]) -> Any:
 
 
 WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
-    "text": lambda llm: llm.text("hello"),
-    "stream": lambda llm: llm.text("hello", on_text=lambda _: None),
-    "structured": lambda llm: llm.structured("hello", Translation),
+    "text": lambda llm: llm.text(*HELLO),
+    "stream": lambda llm: llm.text(*HELLO, on_text=lambda _: None),
+    "structured": lambda llm: llm.structured(Translation, *HELLO),
 }
 
 
 def test_a_text(llm: Llm) -> None:
-    assert run(llm.text("hello", system="Be brief.")) == TEXT
+    assert run(llm.text(*HELLO)) == TEXT
 
 
 def test_a_structured_answer(llm: Llm) -> None:
-    assert run(llm.structured("hello", Translation)) == Translation.model_validate_json(JSON_TEXT)
+    assert run(llm.structured(Translation, *HELLO)) == Translation.model_validate_json(JSON_TEXT)
 
 
 def test_a_stream(llm: Llm) -> None:
     chunks: list[str] = []
-    assert run(llm.text("hello", on_text=chunks.append)) == "".join(chunks) == TEXT.replace(" ", "")
+    assert run(llm.text(*HELLO, on_text=chunks.append)) == "".join(chunks) == TEXT.replace(" ", "")
     assert len(chunks) == 3
 
 
@@ -155,7 +156,7 @@ def test_a_failing_server_is_a_model_failure(llm: Llm, way: str, mode: str) -> N
 def test_an_answer_that_breaks_the_schema_is_a_model_failure(llm: Llm) -> None:
     Provider.mode = "breaks schema"
     with pytest.raises(ModelFailed):
-        run(llm.structured("hello", Translation))
+        run(llm.structured(Translation, *HELLO))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -173,8 +174,8 @@ def test_a_server_that_was_down_is_used_once_it_is_up(server: str) -> None:
     async def scenario() -> str:
         Provider.mode = "unavailable"
         with pytest.raises(ModelFailed):
-            await llm.text("hello")
+            await llm.text(*HELLO)
         Provider.mode = "ok"
-        return await llm.text("hello")
+        return await llm.text(*HELLO)
 
     assert run(scenario()) == TEXT

@@ -1,0 +1,94 @@
+"""A prompt in typed parts: the service's own instructions, callers' texts, and images.
+
+Genkit compiles a string as a Handlebars template and searches it for Dotprompt's markers. Here no text is ever read in
+that way: `src.llm` takes the parts below, never a string, and hands each to the provider as a part of its own.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from src.image_fetch import FetchedImage
+from src.util.text import well_formed
+
+PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+
+MAX_FREE_TEXT = 2000  # characters
+
+_EXPRESSION = re.compile(r"\{\{[^}]*\}?\}?")
+_ROLE = re.compile(r'\{\{role "(?:system|user)"\}\}')
+_FRONT_MATTER_KEY = re.compile(r"^(\w+):", re.MULTILINE)
+
+
+class Instruction(Enum):
+    """Base for enums of the service's own texts: system prompts, and labels in front of callers' texts.
+
+    Members exist from import on: text that is known only at run time, such as a caller's, can't become one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class CallerText:
+    """Text from outside. It reaches the model as it is, as one user part."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", well_formed(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image for the model. Raises ValueError for anything but image bytes in a `data:` URL."""
+
+    url: FetchedImage
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith("data:image/"):
+            raise ValueError("an image reaches the model only as a data: URL")
+
+    @property
+    def media_type(self) -> str:
+        """For example `image/png`."""
+        return self.url[5:64].partition(";")[0]
+
+
+UserPart = Instruction | CallerText | Image
+
+
+def sanitize(text: str) -> str:
+    """Strip free text and cut it to 2,000 characters."""
+    return text.strip()[:MAX_FREE_TEXT]
+
+
+def free_text(text: str | None) -> CallerText:
+    """A caller's free text, sanitized. Source code, which is useless when cut, goes whole: `CallerText(code)`."""
+    return CallerText(sanitize(text or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """The Dotprompt file `prompts/<name>.prompt`, which holds instructions only.
+
+    Dotprompt searches the *rendered* text for its markers, so a value put into a file could forge system prompts, other
+    turns and media. Callers' texts are therefore passed beside the file.
+
+    Raises:
+        ValueError: the file is missing, has a template expression other than `{{role "system"}}` and `{{role "user"}}`,
+            or sets more than its description.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        path = PROMPTS / f"{self.name}.prompt"
+        if not path.is_file():
+            raise ValueError(f"{path.name}: no such file in {PROMPTS}")
+        source = path.read_text(encoding="utf-8")
+        for expression in _EXPRESSION.findall(source):
+            if not _ROLE.fullmatch(expression):
+                raise ValueError(f"{path.name}: {expression} is not allowed: pass callers' texts beside the file")
+        _, front_matter, _ = source.split("---\n", 2)
+        if set(_FRONT_MATTER_KEY.findall(front_matter)) - {"description"}:
+            raise ValueError(f"{path.name}: only a description may stand in the front matter; the call sets the rest")

@@ -1,0 +1,18 @@
+"""Prompts for tests that are not about them."""
+
+from src.prompt import CallerText, Instruction, UserPart
+
+
+class Say(Instruction):
+    """System prompts."""
+
+    BRIEF = "Be brief."
+    PIRATE = "You are a pirate. Be kind."
+
+
+def saying(text: str) -> tuple[Instruction, UserPart]:
+    """A prompt of which this is the caller's part."""
+    return Say.BRIEF, CallerText(text)
+
+
+HELLO = saying("hello")
