@@ -89,6 +89,6 @@ class PromptFile:
         for expression in _EXPRESSION.findall(source):
             if not _ROLE.fullmatch(expression):
                 raise ValueError(f"{path.name}: {expression} is not allowed: pass callers' texts beside the file")
-        _, front_matter, _ = source.split("---\n", 2)
+        front_matter = source.split("---\n")[1] if source.startswith("---\n") else ""
         if set(_FRONT_MATTER_KEY.findall(front_matter)) - {"description"}:
             raise ValueError(f"{path.name}: only a description may stand in the front matter; the call sets the rest")

@@ -7,7 +7,7 @@ one way that clients know.
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -21,10 +21,13 @@ from src.runner import Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
 from src.util.scope import first_header
+from src.util.text import replace_lone_escapes
 
 CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
 
 log = structlog.get_logger(__name__)
+
+InputT = TypeVar("InputT", bound=BaseModel)
 
 
 class HealthEndpoint:
@@ -56,7 +59,7 @@ class OperationEndpoint:
             if body and not is_json(first_header(scope["headers"], b"content-type")):
                 await send_status(scope, send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
                 return
-            input = self._operation.input.model_validate_json(body or b"{}")
+            input = parse_input(self._operation.input, body or b"{}")
             if self._events is not None:
                 self._runner.check_accepting()
                 await self._events.send(input, receive, send)
@@ -91,6 +94,17 @@ async def read_body(receive: Receive) -> bytes:
         chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(chunks)
+
+
+def parse_input(model: type[InputT], body: bytes) -> InputT:
+    """The input that a JSON body holds; lone surrogates in it are replaced. Raises ValidationError."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError:
+        mended = replace_lone_escapes(body)
+        if mended == body:
+            raise
+    return model.model_validate_json(mended)
 
 
 def is_json(content_type: bytes) -> bool:

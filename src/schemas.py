@@ -83,7 +83,11 @@ class StoryResponse(Schema):
 
 
 class TranslateRequest(Schema):
-    text: Said = Field("Hello, how are you?", max_length=10_000, description="Text to translate.")
+    text: Said = Field(
+        "Hello, how are you?",
+        max_length=10_000,
+        description="Text to translate; the model gets its first 2,000 characters.",
+    )
     target_language: str = Field("French", max_length=100, description="Language to translate into.")
 
 
@@ -131,7 +135,11 @@ class RpgCharacter(Schema):
 
 
 class ChatRequest(Schema):
-    question: Said = Field("What is the best treasure?", max_length=5000, description="What to ask the captain.")
+    question: Said = Field(
+        "What is the best treasure?",
+        max_length=5000,
+        description="What to ask the captain; the model gets its first 2,000 characters.",
+    )
 
 
 class ChatResponse(Schema):
@@ -141,7 +149,9 @@ class ChatResponse(Schema):
 
 class CodeRequest(Schema):
     description: Said = Field(
-        "a function that reverses a string", max_length=10_000, description="What the code should do."
+        "a function that reverses a string",
+        max_length=10_000,
+        description="What the code should do; the model gets its first 2,000 characters.",
     )
     language: str = Field(
         "python", max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Programming language to write it in."
@@ -156,7 +166,11 @@ class CodeResponse(Schema):
 
 
 class CodeReviewRequest(Schema):
-    code: Said = Field("def add(a, b):\n    return a + b\n", max_length=50_000, description="Source code to review.")
+    code: Said = Field(
+        "def add(a, b):\n    return a + b\n",
+        max_length=50_000,
+        description="Source code to review; it goes whole to the model.",
+    )
     language: str | None = Field(
         None, max_length=50, pattern=r"^[a-zA-Z#+]+$", description="Its language; guessed when absent."
     )
