@@ -7,17 +7,23 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
+from pydantic import ValidationError
 
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.config import load_settings
 from src.errors import ModelFailed, TimedOut
+from src.flows import Flows
+from src.image_fetch import ImageFetcher
 from src.llm import Llm
-from src.schemas import Translation
+from src.schemas import ChatRequest, CodeReviewRequest, ImageRequest, StoryRequest, TranslateRequest, Translation
+from src.util.text import well_formed
+from tests.hostile_texts import hostile_texts
 from tests.prompts import HELLO
 
 TEXT = "Bonjour le monde"
@@ -30,12 +36,14 @@ class Provider(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     mode: ClassVar[str] = "ok"
     release: ClassVar[threading.Event] = threading.Event()
+    requests: ClassVar[list[dict[str, Any]]] = []
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.requests.append(request)
         if self.mode == "hang":
             self.release.wait(10)
             self.close_connection = True
@@ -100,6 +108,7 @@ def ollama_answer(text: str, streamed: bool) -> tuple[str, bytes]:
 def server() -> Iterator[str]:
     Provider.mode = "ok"
     Provider.release = threading.Event()
+    Provider.requests = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as listening:
         listening.daemon_threads = True
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
@@ -179,3 +188,60 @@ def test_a_server_that_was_down_is_used_once_it_is_up(server: str) -> None:
         return await llm.text(*HELLO)
 
     assert run(scenario()) == TEXT
+
+
+class Ctx:
+    """Takes chunks."""
+
+    def send_chunk(self, _text: str) -> None:
+        """Nobody reads them."""
+
+
+# One flow of each kind, asked with a text.
+KINDS: dict[str, Callable[[Flows, str], Awaitable[Any]]] = {
+    "text": lambda flows, text: flows.pirate_chat(ChatRequest(question=text)),
+    "stream": lambda flows, text: flows.tell_story(StoryRequest(topic=text), cast("Any", Ctx())),
+    "structured": lambda flows, text: flows.translate_text(TranslateRequest(text=text)),
+    "prompt file": lambda flows, text: flows.review_code(CodeReviewRequest(code=text)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_stands_as_written_in_the_one_user_message(llm: Llm, kind: str) -> None:
+    """These two get the texts of a message as one string."""
+    flows = Flows(llm, ImageFetcher())
+
+    async def ask(text: str) -> Any:
+        Provider.requests.clear()
+        with suppress(ValidationError):
+            asking = KINDS[kind](flows, text)
+            with suppress(ModelFailed):  # the answer fits one schema only
+                await asking
+            return Provider.requests[0]["messages"]
+        return None
+
+    async def scenario() -> list[Any]:
+        rest_of_the_requests = []
+        for text in hostile_texts("http://127.0.0.1:9/x.png").values():
+            messages = await ask(text)
+            if messages is None:
+                continue
+            sound = well_formed(text)
+            kept = sound if kind == "prompt file" else sound.strip()[:2000]
+            system, user = messages
+            assert (system["role"], user["role"]) == ("system", "user")
+            assert user["content"].count(kept) == 1
+            assert not user.get("images")
+            rest_of_the_requests.append((system, user["content"].replace(kept, "...")))
+        return rest_of_the_requests
+
+    first, *others = run(scenario())
+    assert len(others) > 20
+    assert all(each == first for each in others), "nothing else depends on the text"
+
+
+def test_an_image_is_sent_as_its_bytes(llm: Llm) -> None:
+    run(Flows(llm, ImageFetcher()).describe_image(ImageRequest()))
+    user = Provider.requests[0]["messages"][1]
+    assert "iVBORw0KGgo" in json.dumps(user)
+    assert "Describe this image." in json.dumps(user)
