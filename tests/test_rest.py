@@ -47,7 +47,6 @@ class Client:
         pytest.param(b'{"text": 5}', id="wrong type"),
         pytest.param(b'{"text": NaN}', id="NaN"),
         pytest.param(b'{"text": "\xff"}', id="no UTF-8"),
-        pytest.param(b'{"text": "\\ud800"}', id="half a surrogate pair"),
         pytest.param(b'{"x":' * 1000 + b"1" + b"}" * 1000, id="1,000 deep"),
         pytest.param(b'{"text":' + b"[" * 100_000, id="100,000 open brackets"),
         pytest.param(b'{"text": ' + b"9" * 5000 + b"}", id="a huge number"),

@@ -4,8 +4,9 @@ import re
 
 # Backslashes that escape each other, then the escape of a pair or (the group) of a single surrogate. Matches begin at
 # the first backslash of a row, which keeps the search linear.
+_HEX = "[0-9a-fA-F]"
 _SURROGATE_ESCAPE = re.compile(
-    rb"(?<!\\)(?:\\\\)*+(?:\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(\\u[dD][89a-fA-F][\da-fA-F]{2}))"
+    rf"(?<!\\)(?:\\\\)*+(?:\\u[dD][89abAB]{_HEX}{{2}}\\u[dD][c-fC-F]{_HEX}{{2}}|(\\u[dD][89a-fA-F]{_HEX}{{2}}))"
 )
 
 
@@ -24,7 +25,8 @@ def well_formed(text: str) -> str:
 def replace_lone_escapes(document: bytes) -> bytes:
     """Replace the escapes of lone surrogates in a JSON document, which strict parsers refuse, by that of U+FFFD."""
 
-    def replaced(match: re.Match[bytes]) -> bytes:
-        return match[0] if match[1] is None else match[0].removesuffix(match[1]) + rb"\ufffd"
+    def replaced(match: re.Match[str]) -> str:
+        return match[0] if match[1] is None else match[0].removesuffix(match[1]) + r"\ufffd"
 
-    return _SURROGATE_ESCAPE.sub(replaced, document)
+    # Latin-1 has a character for each byte: escapes are ASCII, and what else is there stays.
+    return _SURROGATE_ESCAPE.sub(replaced, document.decode("latin-1")).encode("latin-1")

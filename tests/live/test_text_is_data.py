@@ -157,6 +157,13 @@ def test_a_text_stands_as_written_in_one_user_part(
     assert "systemInstruction" in rest_of_the_request[0]
 
 
+def test_half_a_surrogate_pair_is_replaced(service: Service, upstream: GeminiStandIn) -> None:
+    upstream.requests.clear()
+    body = rb'{"question": "a\ud83d \ud83d\ude00 \\ud83d"}'
+    assert service.http.post("/chat", content=body, headers={"content-type": "application/json"}).status_code == 200
+    assert upstream.requests[0].body["contents"][0]["parts"] == [{"text": "a\ufffd \U0001f600 \\ud83d"}]
+
+
 def test_rounds_of_tools_change_nothing_in_what_was_said_before(
     service: Service, upstream: GeminiStandIn, trap: Trap
 ) -> None:
