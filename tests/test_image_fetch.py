@@ -310,11 +310,6 @@ def test_three_redirects_are_followed(hops: int, allowed: bool) -> None:
             fetch_from(answers, "/0")
 
 
-def test_a_server_that_never_answers_ends_with_the_limit() -> None:
-    with pytest.raises(InvalidInput, match=r"longer than 0\.05 seconds"):
-        fetch_from({}, timeout=0.05)
-
-
 def test_a_name_server_that_never_answers_ends_with_the_limit() -> None:
     async def never(_host: str, _port: int) -> list[Address]:
         await asyncio.Event().wait()
@@ -340,11 +335,11 @@ def test_cancelling_closes_the_connection(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_time_limit_closes_the_connection(scheme: str) -> None:
+def test_a_server_that_never_answers_ends_with_the_limit_and_loses_its_connection(scheme: str) -> None:
     async def scenario() -> None:
         site = Site({})
         async with site.running() as port, asyncio.timeout(5):
-            with pytest.raises(InvalidInput, match="longer than"):
+            with pytest.raises(InvalidInput, match=r"longer than 0\.2 seconds"):
                 await fetcher(port, timeout=0.2).fetch(f"{scheme}://site.test:{port}/")
             await site.closed_early.wait()
 
@@ -368,7 +363,7 @@ def test_a_server_that_drips_ends_with_the_limit() -> None:
     async def scenario() -> None:
         async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            with pytest.raises(InvalidInput, match="longer than"):
+            with pytest.raises(InvalidInput, match=r"longer than 0\.2 seconds"):
                 await fetcher(port, timeout=0.2).fetch(f"http://site.test:{port}/")
 
     asyncio.run(scenario())

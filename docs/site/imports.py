@@ -16,7 +16,9 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "Rate limit": ("rate_limit",),
     "Running a flow": ("runner", "cache", "drain"),
     "Yours": ("operations", "flows", "schemas"),
-    "The LLM's guards": ("llm", "json_format", "bulkhead", "circuit_breaker", "image_fetch", "connection"),
+    "The LLM's guards": (
+        *("llm", "prompt", "request_guard", "json_format", "bulkhead", "circuit_breaker", "image_fetch", "connection"),
+    ),
     "Providers": ("providers",),
     "Logs": (
         "observability.logs",
