@@ -1,5 +1,6 @@
 """Failures as gRPC statuses with `google.rpc` details (AIP-193)."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias
 
@@ -67,9 +68,9 @@ def _status(
     return status
 
 
-async def abort(context: Context, status: status_pb2.Status) -> NoReturn:
+async def abort(context: Context, status: status_pb2.Status, trailers: Sequence[tuple[str, str | bytes]]) -> NoReturn:
     """End the RPC with this status. Raises grpc.aio.AbortError, which has to reach grpc."""
-    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    details = ("grpc-status-details-bin", status.SerializeToString())
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
-    await context.abort(code, status.message, details)
+    await context.abort(code, status.message, (*trailers, details))
     raise AssertionError("abort raises")

@@ -1,14 +1,22 @@
-"""`grpc.health.v1`: one status for all services of this process (gRPC's health checking protocol)."""
+"""`grpc.health.v1`: one status for all services of this process (gRPC's health checking protocol).
+
+No rate limit counts these RPCs, so each has bounds of its own: an unknown name is stored nowhere and ends a watch at
+once; watches are few a client and end after an hour; all else is over within `PROBE_SECONDS`.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
+from src.errors import Overloaded
 from src.grpc_errors import Context, RpcRefused
-from src.grpc_hooks import current_rpc
+from src.grpc_hooks import caller_key, current_rpc
 
 _untyped: Any = health_pb2  # its type stubs lack List
 _SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
@@ -18,14 +26,22 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckR
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
+WATCH_SECONDS = 3600.0
+MAX_WATCHES = 4  # of one client
+RETRY_SECONDS = 60.0  # after a refused watch
+
+
 class HealthService:
     """Answers health checks.
 
     Args:
         services: Full names of the services; the empty name is the whole server.
+        watch_seconds: Longest time that a watch stays open; up to a tenth less, so that not all end together.
     """
 
-    def __init__(self, services: Collection[str]) -> None:
+    def __init__(self, services: Collection[str], watch_seconds: float = WATCH_SECONDS) -> None:
+        self._watch_seconds = watch_seconds
+        self._watches: Counter[str] = Counter()  # by client; those with none have no entry
         self._services = frozenset({"", *services})
         self._now = _NOT_SERVING
         self._stopping = asyncio.Event()
@@ -45,35 +61,56 @@ class HealthService:
             raise RpcRefused("NOT_FOUND", "Unknown service")
         return self._now
 
-    async def list(self, _request: Any, _context: Context) -> Any:
+    async def list(self, _requests: object, _context: Context) -> Any:
         """The status of every service."""
         return _untyped.HealthListResponse(statuses=dict.fromkeys(self._services, self._now))
 
     async def watch(
         self, request: health_pb2.HealthCheckRequest, _context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status of one service now, and when it changes."""
+        """The status of one service now, and when it changes.
+
+        Raises:
+            Overloaded: the client has as many watches as it may.
+        """
         if request.service not in self._services:
             yield _SERVICE_UNKNOWN
             return
-        current_rpc().lift_deadline()
-        yield self._now
-        if not self._stopping.is_set():
-            await self._stopping.wait()
+        rpc = current_rpc()
+        with self._place(caller_key(rpc)):
             yield self._now
+            rpc.lift_deadline()
+            if self._now is _SERVING and await self._has_stopped():
+                yield self._now
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """For the server."""
+    async def _has_stopped(self) -> bool:
+        """Wait for the stop, for as long as a watch may stay. Returns whether it came."""
+        seconds = self._watch_seconds * random.uniform(0.9, 1)  # noqa: S311 - not a secret
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
+
+    @contextmanager
+    def _place(self, client: str) -> Iterator[None]:
+        """One of the client's places for watches. Raises Overloaded where all are taken."""
+        if self._watches[client] >= MAX_WATCHES:
+            raise Overloaded(RETRY_SECONDS)
+        self._watches[client] += 1
+        try:
+            yield
+        finally:
+            self._watches[client] -= 1
+            if not self._watches[client]:
+                del self._watches[client]
+
+    def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        """By the names of their methods."""
         request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME,
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check, request, response),
-                "List": grpc.unary_unary_rpc_method_handler(
-                    self.list,
-                    _untyped.HealthListRequest.FromString,
-                    _untyped.HealthListResponse.SerializeToString,
-                ),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, request, response),
-            },
-        )
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self.check, request, response),
+            # Its request is empty, so it is not waited for.
+            "List": grpc.stream_unary_rpc_method_handler(
+                self.list, response_serializer=_untyped.HealthListResponse.SerializeToString
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.watch, request, response),
+        }

@@ -6,14 +6,23 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from src.util.client_address import bucket_key
+
 if TYPE_CHECKING:
     from src.util.deadlines import Deadline
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
+# Exempt from the rate limit, and bounded by `grpc_health` and `PROBE_SECONDS` instead.
 PROBE_METHODS = frozenset(
-    {"/genkit.sample.v1.GenkitService/Health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+    {
+        "/genkit.sample.v1.GenkitService/Health",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+    }
 )
+PROBE_SECONDS = 5.0  # for a whole probe; a watch, once it has begun, has a limit of its own
 
 
 @dataclass(slots=True)
@@ -28,6 +37,7 @@ class Rpc:
         client: Address; empty until the RPC's handler runs.
         began: On the performance counter, in seconds.
         sent_bytes: Size of the messages sent to the client so far.
+        trailers: Trailing metadata of the RPC, whatever its status.
         code: Name of the status that the RPC ends with; final when the hooks' `on_end` runs.
         deadline: The time limit of all RPCs, while this one is subject to it.
     """
@@ -39,6 +49,7 @@ class Rpc:
     client: str = ""
     began: float = field(default_factory=time.perf_counter)
     sent_bytes: int = 0
+    trailers: list[tuple[str, str | bytes]] = field(default_factory=list)
     code: str = "OK"
     deadline: "Deadline | None" = None
 
@@ -83,3 +94,8 @@ def begin_rpc(rpc: Rpc) -> None:
 def current_rpc() -> Rpc:
     """The RPC that this task handles. Raises LookupError in a task that handles none."""
     return _current_rpc.get()
+
+
+def caller_key(rpc: Rpc) -> str:
+    """Whose limits count for an RPC."""
+    return bucket_key(rpc.client)

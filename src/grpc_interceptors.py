@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias
@@ -12,25 +12,32 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from src.errors import RateLimited, TimedOut, as_service_error
+from src.errors import PayloadTooLarge, RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
-from src.grpc_hooks import PROBE_METHODS, Metadata, Rpc, RpcHook, begin_rpc, current_rpc
+from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, caller_key, current_rpc
 from src.observability.access_log import AccessLines
 from src.observability.failures import log_failure
 from src.rate_limit import BucketStore
-from src.util.client_address import TrustedProxies, bucket_key
-from src.util.deadlines import Deadlines
+from src.util.client_address import TrustedProxies
+from src.util.deadlines import Deadline, Deadlines
 from src.util.request_id import checked_request_id
 
+QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
 UNKNOWN_OPERATION = "unknown"
 
+MAX_PROBE_BYTES = 256  # of a probe's message, which holds the name of a service
+MAX_MESSAGES = 1000  # of one stream of requests
+ABORT_SECONDS = 1.0  # for the status of a failure, which waits behind messages that the client does not read
+
 Work: TypeAlias = Callable[[Context, Rpc], Awaitable[bytes | None]]
+Reader: TypeAlias = Callable[[Context, Rpc], Awaitable[Any]]
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every RPC, of whatever handler, between its hooks and under one time limit, and works out its status once.
+    """Runs every RPC, of whatever handler, between its hooks and under a time limit, and works out its status once.
 
-    grpc.aio sends clients the text of any exception, so none may get past this.
+    grpc.aio sends clients the text of any exception, so none may get past this. A failure before the first message
+    sends no initial metadata, which would forbid the client's retry policy to try again (gRFC A6).
 
     Args:
         hooks: Outermost first.
@@ -43,13 +50,22 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         self._hooks = tuple(hooks)
         self._deadlines = Deadlines(timeout)
+        self._probe_deadlines = Deadlines(min(timeout, PROBE_SECONDS))
         self._proxies = proxies
         self._operations = operations
+        self._waiting: set[Deadline] = set()  # of RPCs whose request message has not arrived
+        self._is_stopping = False
         # Only of registered methods: clients can invent names without end.
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
-            self._enclosed(_refuse_unknown, self._hooks)
+            self._enclosed(_refuse_unknown, self._hooks, self._deadlines)
         )
+
+    def stop(self) -> None:
+        """End the RPCs whose request message has not arrived: nothing of them is in flight."""
+        self._is_stopping = True
+        for deadline in self._waiting:
+            deadline.expire()
 
     async def intercept_service(
         self,
@@ -60,6 +76,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
         request_id = checked_request_id(metadata_values(metadata, "x-request-id"))
         rpc = Rpc(method, self._operations.get(method, method), metadata, request_id)
+        rpc.trailers.append(("x-request-id", request_id))
         begin_rpc(rpc)
         handler = self._handlers.get(method)
         if handler is None:
@@ -71,45 +88,105 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return handler
 
     def _wrap(self, handler: Any, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
-        hooks = tuple(hook for hook in self._hooks if not (hook.skips_probes and method in PROBE_METHODS))
+        is_probe = method in PROBE_METHODS
+        hooks = [hook for hook in self._hooks if not (is_probe and hook.skips_probes)]
+        deadlines = self._probe_deadlines if is_probe else self._deadlines
+        read = self._reader(handler, MAX_PROBE_BYTES if is_probe else None)
         # All are made handlers of a stream of requests: grpc calls those when the RPC begins, the others only when
         # the message is there, which may be never.
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._enclosed(_streaming(handler), hooks))
-        return grpc.stream_unary_rpc_method_handler(self._enclosed(_unary(handler), hooks))
+            work = _streaming(handler, read)
+            return grpc.stream_stream_rpc_method_handler(self._enclosed(work, hooks, deadlines))
+        return grpc.stream_unary_rpc_method_handler(self._enclosed(_unary(handler, read), hooks, deadlines))
 
-    def _enclosed(self, work: Work, hooks: Sequence[RpcHook]) -> Callable[[Any, Context], Awaitable[bytes | None]]:
+    def _enclosed(
+        self, work: Work, hooks: Sequence[RpcHook], deadlines: Deadlines
+    ) -> Callable[[Any, Context], Awaitable[bytes | None]]:
         """`work` as grpc calls it, between the hooks."""
 
         async def run(_requests: Any, context: Context) -> bytes | None:
             rpc = current_rpc()
             started: list[tuple[RpcHook, Any]] = []
-            deadline = rpc.deadline = self._deadlines.begin()
+            deadline = rpc.deadline = deadlines.begin()
             try:
                 with deadline:
                     rpc.client = self._client(context, rpc)
                     for hook in hooks:
                         started.append((hook, await hook.on_start(rpc)))
-                    await context.send_initial_metadata((("x-request-id", rpc.request_id),))
-                    return await work(context, rpc)
+                    message = await work(context, rpc)
+                context.set_trailing_metadata(tuple(rpc.trailers))
             except asyncio.CancelledError:
                 rpc.code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
                 raise
             except grpc.aio.AbortError:
                 rpc.code = _code_name(context.code())
                 raise
+            except grpc.aio.InternalError:  # of grpc's core: the client left while a message was on its way
+                rpc.code = "CANCELLED"
+                raise asyncio.CancelledError from None
             except Exception as error:
                 is_late = deadline.expired and isinstance(error, TimeoutError)
-                await _fail(context, rpc, TimedOut() if is_late else error)
+                await _fail(context, rpc, self._timed_out() if is_late else error)
+            else:
+                return message
             finally:
                 _end(started, rpc)
 
         return run
 
+    def _timed_out(self) -> ServiceError:
+        return ShuttingDown() if self._is_stopping else TimedOut()
+
     def _client(self, context: Context, rpc: Rpc) -> str:
         """The client's address; `x-forwarded-for` in the metadata counts as the header does over REST."""
         forwarded = metadata_values(rpc.metadata, "x-forwarded-for") if self._proxies else ()
         return self._proxies.client(peer_address(context.peer()), forwarded)
+
+    def _reader(self, handler: Any, max_bytes: int | None) -> Reader:
+        """Reads what the handler takes: one message, or all as they come.
+
+        They are parsed here: grpc would send clients the text of a parser's exception, and log it nowhere.
+        """
+
+        def parse(message: bytes) -> Any:
+            if max_bytes is not None and len(message) > max_bytes:
+                raise PayloadTooLarge
+            try:
+                return handler.request_deserializer(message) if handler.request_deserializer else message
+            except Exception:
+                raise DecodeError from None
+
+        async def one(context: Context, rpc: Rpc) -> Any:
+            message = await self._first_message(context, rpc)
+            if message is grpc.aio.EOF:
+                raise DecodeError("no message")
+            return parse(message)
+
+        async def each(context: Context, rpc: Rpc) -> AsyncIterator[Any]:
+            message = await self._first_message(context, rpc)
+            for _ in range(MAX_MESSAGES):
+                if message is grpc.aio.EOF:
+                    return
+                yield parse(message)
+                message = await context.read()
+            raise PayloadTooLarge
+
+        async def all_of_them(context: Context, rpc: Rpc) -> AsyncIterator[Any]:
+            return each(context, rpc)
+
+        return all_of_them if handler.request_streaming else one
+
+    async def _first_message(self, context: Context, rpc: Rpc) -> Any:
+        if self._is_stopping and rpc.method not in PROBE_METHODS:
+            raise ShuttingDown
+        deadline = rpc.deadline
+        if deadline is None:
+            return await context.read()
+        self._waiting.add(deadline)
+        try:
+            return await context.read()
+        finally:
+            self._waiting.discard(deadline)
 
 
 def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
@@ -123,63 +200,44 @@ def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
 async def _fail(context: Context, rpc: Rpc, error: Exception) -> NoReturn:
     status = to_grpc_status(error, rpc.operation, rpc.request_id)
     rpc.code = _code_name(status.code)
-    await abort(context, status)
+    try:
+        async with asyncio.timeout(ABORT_SECONDS):
+            await abort(context, status, rpc.trailers)
+    except (TimeoutError, grpc.aio.InternalError):
+        # The client has left, or does not read the messages that are before the status.
+        raise asyncio.CancelledError from None
 
 
-def _unary(handler: Any) -> Work:
+def _unary(handler: Any, read: Reader) -> Work:
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-    read, serialize = _reader(handler), handler.response_serializer or bytes
+    serialize = handler.response_serializer or bytes
 
     async def work(context: Context, rpc: Rpc) -> bytes:
-        message: bytes = serialize(await behaviour(await read(context), context))
+        message: bytes = serialize(await behaviour(await read(context, rpc), context))
         rpc.sent_bytes = len(message)
         return message
 
     return work
 
 
-def _streaming(handler: Any) -> Work:
+def _streaming(handler: Any, read: Reader) -> Work:
     behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
     if not inspect.isasyncgenfunction(behaviour):
         raise TypeError(f"{behaviour.__qualname__}: handlers of streams have to be asynchronous generators")
-    read, serialize = _reader(handler), handler.response_serializer or bytes
+    serialize = handler.response_serializer or bytes
 
     async def work(context: Context, rpc: Rpc) -> None:
-        async with aclosing(behaviour(await read(context), context)) as messages:
+        has_begun = False
+        async with aclosing(behaviour(await read(context, rpc), context)) as messages:
             async for message in messages:
                 sent = serialize(message)
+                if not has_begun:
+                    has_begun = True
+                    await context.send_initial_metadata((("x-request-id", rpc.request_id),))
                 await context.write(sent)
                 rpc.sent_bytes += len(sent)
 
     return work
-
-
-def _reader(handler: Any) -> Callable[[Context], Awaitable[Any]]:
-    """Reads what the handler takes: one message, or all as they come.
-
-    They are parsed here: grpc would send clients the text of a parser's exception, and log it nowhere.
-    """
-
-    def parse(message: bytes) -> Any:
-        try:
-            return handler.request_deserializer(message) if handler.request_deserializer else message
-        except Exception:
-            raise DecodeError from None
-
-    async def one(context: Context) -> Any:
-        message = await context.read()
-        if message is grpc.aio.EOF:
-            raise DecodeError("no message")
-        return parse(message)
-
-    async def each(context: Context) -> Any:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            yield parse(message)
-
-    async def all_of_them(context: Context) -> Any:
-        return each(context)
-
-    return all_of_them if handler.request_streaming else one
 
 
 async def _refuse_unknown(_context: Context, _rpc: Rpc) -> NoReturn:
@@ -200,7 +258,7 @@ class GrpcLoggingInterceptor(RpcHook):
         """Write the line."""
         self._lines.write(
             "rpc",
-            "debug" if rpc.method in PROBE_METHODS else "info",
+            "debug" if rpc.method in PROBE_METHODS and rpc.code in QUIET_CODES else "info",
             {
                 "method": rpc.method,
                 "code": rpc.code,
@@ -225,11 +283,6 @@ class GrpcRateLimitInterceptor(RpcHook):
         decision = await self._buckets.take(caller_key(rpc))
         if not decision.allowed:
             raise RateLimited(decision.retry_after)
-
-
-def caller_key(rpc: Rpc) -> str:
-    """Whose limits count for an RPC."""
-    return bucket_key(rpc.client)
 
 
 def metadata_values(metadata: Metadata, key: str) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from src.config import Settings
 from src.generated import service_pb2
+from src.grpc_aio import Server
 from src.grpc_errors import Context
 from src.grpc_health import SERVICE_NAME as HEALTH_SERVICE
 from src.grpc_health import HealthService
@@ -57,14 +58,14 @@ class GrpcServer:
     ) -> None:
         self._health = HealthService([SERVICE.full_name])
         hooks = (*observers, GrpcLoggingInterceptor(AccessLines(settings)), GrpcRateLimitInterceptor(buckets))
-        interceptor = RpcInterceptor(
+        self._interceptor = RpcInterceptor(
             hooks,
             timeout=settings.request_timeout,
             proxies=TrustedProxies(settings.trusted_proxy_networks),
             operations={f"/{SERVICE.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
         )
-        self._server = grpc.aio.server(
-            interceptors=(interceptor,),
+        self._server = Server(
+            interceptors=(self._interceptor,),
             options=(
                 *LIMITS,
                 ("grpc.max_receive_message_length", settings.max_body_size),
@@ -72,11 +73,17 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
             ),
         )
-        self._server.add_generic_rpc_handlers((_service_handlers(runner), self._health.handlers()))
+        self._server.add_registered_method_handlers(SERVICE.full_name, _service_handlers(runner))
+        self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health.handlers())
         if settings.debug:
             _enable_reflection(self._server)
         self._credentials = _credentials(settings)
         self._address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The full names of all RPCs that it serves."""
+        return frozenset(self._server.methods)
 
     async def start(self) -> None:
         """Listen, and report SERVING. Raises RuntimeError if the port can't be bound."""
@@ -88,8 +95,9 @@ class GrpcServer:
         self._health.start()
 
     def turn_unready(self) -> None:
-        """Report NOT_SERVING, and end the watches of it."""
+        """Report NOT_SERVING; end health watches, and RPCs whose message has not arrived."""
         self._health.stop()
+        self._interceptor.stop()
 
     async def stop(self, grace: float) -> None:
         """Accept no RPC any more, and give those in flight `grace` seconds to finish."""
@@ -108,7 +116,7 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     )
 
 
-def _enable_reflection(server: grpc.aio.Server) -> None:
+def _enable_reflection(server: Any) -> None:
     from grpc_reflection.v1alpha import reflection
 
     names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
@@ -119,16 +127,17 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _service_handlers(runner: Runner) -> grpc.GenericRpcHandler:
+def _service_handlers(runner: Runner) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
     handlers = {op.rpc: _operation_handler(op, runner) for op in OPERATIONS}
-    handlers["Health"] = grpc.unary_unary_rpc_method_handler(
+    # Its request is empty, so it is not waited for.
+    handlers["Health"] = grpc.stream_unary_rpc_method_handler(
         _health,
         response_serializer=service_pb2.HealthResponse.SerializeToString,
     )
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+    return handlers
 
 
-async def _health(_request: bytes, _context: Context) -> Message:
+async def _health(_requests: object, _context: Context) -> Message:
     return service_pb2.HealthResponse(status=HealthResponse().status)
 
 

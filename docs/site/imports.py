@@ -12,7 +12,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "Watching": ("observability",),
     "The chain": ("security",),
     "REST": ("rest", "rest_endpoints"),
-    "gRPC": ("grpc_server", "grpc_health", "grpc_interceptors", "grpc_hooks", "grpc_errors", "generated"),
+    "gRPC": ("grpc_server", "grpc_aio", "grpc_health", "grpc_interceptors", "grpc_hooks", "grpc_errors", "generated"),
     "Rate limit": ("rate_limit",),
     "Running a flow": ("runner", "cache", "drain"),
     "Yours": ("operations", "flows", "schemas"),

@@ -43,7 +43,6 @@ class Deadlines:
             if oldest.due > loop.time():
                 self._timer = loop.call_at(oldest.due, self._expire, loop)
                 return
-            del self._running[oldest]
             oldest.expire()
 
 
@@ -81,6 +80,7 @@ class Deadline:
         self._all.end(self)
 
     def expire(self) -> None:
-        """Cancel the work."""
+        """Cancel the work, whether its time is up or not."""
+        self.lift()
         self.expired = True
         self._task.cancel()

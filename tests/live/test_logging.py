@@ -37,7 +37,7 @@ def over_grpc(service: Service, rpc: str, request: Any) -> str:
     under_way = call.future(request, metadata=metadata) if hasattr(call, "future") else call(request, metadata=metadata)
     with suppress(grpc.RpcError):
         under_way.result() if hasattr(call, "future") else list(under_way)
-    return str(dict(under_way.initial_metadata())["x-request-id"])
+    return str(dict(under_way.trailing_metadata())["x-request-id"])
 
 
 def mixed_calls(service: Service, upstream: GeminiStandIn) -> list[str]:

@@ -1,0 +1,60 @@
+"""The grpc.aio server, without a way to stop it from outside.
+
+grpc.aio decodes the path of each RPC that no method is registered for as UTF-8, in the loop that accepts RPCs: one path
+that is not UTF-8 ends the whole server. So every method is registered by name, and RPCs of other methods are refused
+before their path is looked at.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc
+from grpc.aio import _server
+
+UNKNOWN_METHOD = "unknown"
+
+
+class Server(_server.Server):
+    """A grpc.aio server that serves registered methods alone.
+
+    Attributes:
+        methods: Full names of all that are registered.
+    """
+
+    def __init__(
+        self, interceptors: Sequence[grpc.aio.ServerInterceptor], options: Sequence[tuple[str, int | str]]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = _Core(self._loop, tuple(interceptors), tuple(options))
+        self.methods: set[str] = set()
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """Serve the methods of a service."""
+        super().add_registered_method_handlers(service_name, dict(method_handlers))
+        self.methods |= {f"/{service_name}/{name}" for name in method_handlers}
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: what libraries add this way they register by name as well."""
+
+
+class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no stubs
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, interceptors: tuple[Any, ...], options: tuple[Any, ...]
+    ) -> None:
+        super().__init__(loop, None, (), interceptors, options, None)
+        self._running = loop
+        self._around = interceptors
+        self._none = cygrpc._MethodResolver([], {})
+        self._refusals: set[asyncio.Task[None]] = set()  # a loop keeps weak references only
+
+    async def _request_call(self) -> None:
+        """Take the RPCs that no method is registered for; grpc's own loop gets none of them."""
+        while True:
+            state = await super()._request_call()
+            rpc = cygrpc._handle_rpc(UNKNOWN_METHOD, self._none, self._around, state, self._running, False)
+            scheduled = cygrpc._schedule_rpc_coro(rpc, state, self._running, UNKNOWN_METHOD)
+            refusal = self._running.create_task(scheduled)
+            self._refusals.add(refusal)
+            refusal.add_done_callback(self._refusals.discard)
