@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 CLIENT_GONE = 499  # as nginx logs it; no client ever sees it
 MAX_LENGTH_DIGITS = 18
+FREE_PIECES, MIN_PIECE_BYTES = 256, 256  # pieces of a body: so many of any size, and one more for so many bytes
+TOO_MANY_PIECES = "The request's body comes in too many pieces."
 MIN_COMPRESSED_BYTES = 500
 PARTIAL_CONTENT = 206
 VARY_ORIGIN = (b"vary", b"Origin")
@@ -320,7 +322,10 @@ class Timeout:
 
 
 class MaxBodySize:
-    """Refuses a body over the limit: by its declared length before a byte is read, else as it streams in."""
+    """Refuses a body over the limit: by its declared length before a byte is read, else as it streams in.
+
+    A body in very many pieces is refused too: each costs the server and the layers as much as a large one.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -335,17 +340,19 @@ class MaxBodySize:
             if self._is_too_long(length):
                 await response.fail(scope, send, PayloadTooLarge())
                 return
-        received, refused = 0, False
+        received, pieces, refused = 0, 0, False
 
         async def counting() -> Message:
-            nonlocal received, refused
+            nonlocal received, pieces, refused
             message = await receive()
             received += len(message.get("body", b""))
-            if received <= self._max_bytes:
+            pieces += 1
+            if received <= self._max_bytes and pieces <= FREE_PIECES + received // MIN_PIECE_BYTES:
                 return message
             if not refused:
                 refused = True
-                await response.fail(scope, send, PayloadTooLarge())
+                too_long = received > self._max_bytes
+                await response.fail(scope, send, PayloadTooLarge() if too_long else PayloadTooLarge(TOO_MANY_PIECES))
             return {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:

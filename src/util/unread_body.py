@@ -10,6 +10,7 @@ from contextlib import suppress
 from starlette.types import Message, Receive, Scope
 
 MAX_BYTES = 65_536
+MAX_PIECES = 64
 MAX_SECONDS = 1.0
 
 
@@ -30,17 +31,17 @@ class UnreadBody:
         return await self._receive()
 
     async def discard(self) -> None:
-        """Read it to its end where the app has not begun to; a long or a slow one is left."""
+        """Read it to its end where the app has not begun to; a long or a slow one, or one in many pieces, is left."""
         if not self.is_untouched:
             return
         self.is_untouched = False
         left = MAX_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_SECONDS):
-                while left > 0:
+                for _ in range(MAX_PIECES):
                     message = await self._receive()
                     left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
+                    if left <= 0 or not message.get("more_body", False):
                         return
 
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message
 
 from src.util import unread_body
-from src.util.unread_body import MAX_BYTES, UnreadBody, may_be_unread
+from src.util.unread_body import MAX_BYTES, MAX_PIECES, UnreadBody, may_be_unread
 
 
 class Client:
@@ -40,9 +40,16 @@ def test_a_client_that_leaves_ends_it() -> None:
 
 
 def test_a_long_body_is_left() -> None:
-    client = Client(*[b"x" * 1024] * 1000)
+    client = Client(*[b"x" * 4096] * 1000)
     asyncio.run(UnreadBody(client.receive).discard())
-    assert client.read == MAX_BYTES / 1024
+    assert client.read == MAX_BYTES / 4096
+
+
+@pytest.mark.parametrize("piece", [b"", b"x"])
+def test_a_body_in_many_pieces_is_left(piece: bytes) -> None:
+    client = Client(*[piece] * 1000)
+    asyncio.run(UnreadBody(client.receive).discard())
+    assert client.read == MAX_PIECES
 
 
 def test_a_slow_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
