@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -181,7 +182,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_origins(cls, value: str) -> str:
         if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split(value)):
-            return value
+            return ",".join(_as_browsers_send(origin) for origin in split(value))
         raise ValueError("name origins as https://example.com or https://example.com:8443, without a path, or *")
 
     @field_validator("trusted_hosts")
@@ -301,6 +302,19 @@ class Settings(BaseSettings):
 def split(value: str) -> list[str]:
     """The entries of a comma-separated setting."""
     return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
+def _as_browsers_send(origin: str) -> str:
+    """The origin as it stands in `Origin` (WHATWG URL): lower case, shortest address, no default port.
+
+    Raises ValueError for an address or a port that is none.
+    """
+    if origin == "*":
+        return origin
+    url = urlsplit(origin.lower())
+    host = f"[{ip_address(url.hostname or '')}]" if "[" in origin else url.hostname
+    port = "" if url.port in (None, {"https": 443, "http": 80}[url.scheme]) else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
 
 
 def _default_model(data: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from src.responses import guarded
 from src.util.client_address import TrustedProxies, bucket_key, client_of
 from src.util.probes import PROBE_PATHS
 from src.util.rate import Rate
+from src.util.scope import route_path
 
 MAX_BUCKETS = 200_000
 
@@ -124,7 +125,7 @@ class RateLimitMiddleware:
         self._policy = (b"ratelimit-policy", f'"default";q={rate.count};w={rate.seconds}'.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._exempt:
+        if scope["type"] != "http" or route_path(scope) in self._exempt:
             await self.app(scope, receive, send)
             return
         decision = await self._buckets.take(bucket_key(client_of(scope, self._proxies)))

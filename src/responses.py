@@ -12,7 +12,7 @@ from starlette.types import Message, Scope, Send
 from src.errors import InvalidInput, ServiceError
 from src.observability.failures import log_failure
 from src.util.request_id import request_id_of
-from src.util.scope import first_header, forget_marks
+from src.util.scope import first_header, forget_marks, route_path
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -71,7 +71,7 @@ class ResponseGuard:
         if self._has_failed and self.has_started:
             return
         self._has_failed = True
-        log_failure(failure, (self._operations or {}).get(scope["path"], ""))
+        log_failure(failure, (self._operations or {}).get(route_path(scope), ""))
         if not self.has_started:
             self._held = None
             forget_marks(scope)  # the failure has not passed the layers that the held response has

@@ -3,7 +3,7 @@
 FastAPI documents the endpoints, and answers what is for none of them; they themselves are plain ASGI apps.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from http import HTTPStatus
@@ -43,7 +43,7 @@ SCHEMA_REF = "#/components/schemas/{model}"
 # What any operation may be answered with instead of its output.
 FAILURES = {
     413: "The request is larger than allowed.",
-    415: "The body is not declared as JSON.",
+    415: "The request is not declared as JSON.",
     422: "The input is invalid, or the language model refused its content.",
     429: "The client's rate limit is used up.",
     500: "The service failed.",
@@ -149,6 +149,7 @@ def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
                 HealthEndpoint(is_well),
                 documented,
                 methods=["GET"],
+                undocumented=["HEAD"],
                 response_model=HealthResponse,
                 tags=["health"],
             )
@@ -171,7 +172,6 @@ def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
         response_model=None if operation.streamed else operation.output,
         response_class=Response if operation.streamed else JSONResponse,
         responses=_documented_answers(operation),
-        openapi_extra={"requestBody": {"required": False}},
         tags=["flows"],
     )
 
@@ -183,21 +183,30 @@ def _add_endpoint(
     documented: Callable[..., Awaitable[None]],
     *,
     methods: list[str],
+    undocumented: Sequence[str] = (),
     **documentation: Any,
 ) -> None:
-    """Route to the endpoint. What documents it is prepared, which takes its time, where there are documents."""
-    route: APIRoute | Route
+    """Route to the endpoint. What documents it is prepared, which takes its time, where there are documents.
+
+    Args:
+        undocumented: Further methods.
+    """
+    plain = [*methods, *undocumented]
     if app.openapi_url:
         route = APIRoute(path, documented, methods=methods, **documentation)
         route.app = endpoint
-    else:
-        route = _NamedRoute(path, endpoint, methods=methods)
-        route.methods = set(methods)  # it adds HEAD
-    app.router.routes.append(route)
+        app.router.routes.append(route)
+        plain = [*undocumented]
+    if plain:
+        app.router.routes.append(_NamedRoute(path, endpoint, methods=plain))
 
 
 class _NamedRoute(Route):
     """Tells in the scope which route it is, as FastAPI's do: Sentry names what it traces by it."""
+
+    def __init__(self, path: str, endpoint: ASGIApp, *, methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self.methods = set(methods)  # Starlette adds HEAD
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, found = super().matches(scope)
@@ -212,7 +221,10 @@ def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]
     answers: dict[int | str, dict[str, Any]] = {
         status: {"description": description, "content": problem} for status, description in FAILURES.items()
     }
-    answers[400] = {"description": "Not a request for this host.", "content": {"text/plain": {}}}
+    answers[400] = {
+        "description": "Not a request for this host, or broken off.",
+        "content": {"text/plain": {}} | problem,
+    }
     answers[422]["content"] = invalid | problem
     for status in (429, 503):
         answers[status]["headers"] = wait

@@ -4,7 +4,7 @@ Pydantic parses and writes them directly, which is faster than through FastAPI a
 one way that clients know.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -12,18 +12,19 @@ from typing import Any, TypeVar
 import orjson
 import structlog
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
 from src.responses import JSON, guarded, send_invalid, send_response, send_status
-from src.runner import Runner
+from src.runner import KeepAlive, Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
-from src.util.scope import first_header
+from src.util.scope import CLIENT_LEFT, first_header
 from src.util.text import replace_lone_escapes
 
-CLIENT_GONE = 499  # what nginx logs for it; nobody receives it
+KEEP_ALIVE_SECONDS = 15.0  # proxies end a connection that is silent for a minute
+KEEP_ALIVE: Message = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
 
 log = structlog.get_logger(__name__)
 
@@ -31,13 +32,15 @@ InputT = TypeVar("InputT", bound=BaseModel)
 
 
 class HealthEndpoint:
-    """`{"status": "ok"}` as long as `is_well`, else 503."""
+    """Answers GET and HEAD with `{"status": "ok"}` as long as `is_well`, else 503."""
 
     def __init__(self, is_well: Callable[[], bool]) -> None:
         self._is_well = is_well
         self._ok = HealthResponse().model_dump_json().encode()
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            send = without_body(send)
         if self._is_well():
             await send_response(send, HTTPStatus.OK, JSON, self._ok)
         else:
@@ -45,7 +48,7 @@ class HealthEndpoint:
 
 
 class OperationEndpoint:
-    """One operation: its input from the body (an empty one is `{}`), its output as JSON or as server-sent events."""
+    """One operation: its input from the JSON body, where none is `{}`, its output as JSON or as server-sent events."""
 
     def __init__(self, operation: Operation, runner: Runner) -> None:
         self._operation = operation
@@ -55,10 +58,10 @@ class OperationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response, send = guarded(scope, send)
         try:
-            body = await read_body(receive)
-            if body and not is_json(first_header(scope["headers"], b"content-type")):
+            if not is_json(first_header(scope["headers"], b"content-type")):
                 await send_status(scope, send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
                 return
+            body = await read_body(receive)
             input = parse_input(self._operation.input, body or b"{}")
             if self._events is not None:
                 self._runner.check_accepting()
@@ -66,7 +69,7 @@ class OperationEndpoint:
             else:
                 await send_response(send, HTTPStatus.OK, JSON, await self._output(input, receive))
         except ClientGone:
-            await send_response(send, CLIENT_GONE, JSON, b"")
+            scope["state"][CLIENT_LEFT] = True
         except ValidationError as error:
             errors = public_validation_errors(error.errors(include_url=False))
             await send_invalid(send, [{**e, "loc": ["body", *e["loc"]]} for e in errors])
@@ -78,6 +81,15 @@ class OperationEndpoint:
         if result is None:
             result = await while_connected(receive, self._runner.run(self._operation, input))
         return result.encoded(_to_json)
+
+
+def without_body(send: Send) -> Send:
+    """Send the response to GET as that to HEAD (RFC 9110, 9.3.2)."""
+
+    def head(message: Message) -> Awaitable[None]:
+        return send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return head
 
 
 def _to_json(output: BaseModel) -> bytes:
@@ -108,7 +120,7 @@ def parse_input(model: type[InputT], body: bytes) -> InputT:
 
 
 def is_json(content_type: bytes) -> bool:
-    """Anything else could come from a form on another site, which a browser sends without asking."""
+    """Whether it is declared as JSON. A page of another site can send anything else without asking, and no type."""
     if content_type == JSON:
         return True
     media_type = content_type.partition(b";")[0].strip().lower()
@@ -118,8 +130,9 @@ def is_json(content_type: bytes) -> bool:
 class EventStream:
     """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` each, at the end `{"done": true, ...}`.
 
-    The headers leave at once. The response's guard makes a failure an `error` event with the problem as its data; a
-    client that leaves ends the flow and its LLM call.
+    The headers leave at once, and a comment after each 15 seconds of silence; nginx is asked not to buffer. The
+    response's guard makes a failure an `error` event with the problem as its data; a client that leaves ends the flow
+    and its LLM call.
     """
 
     def __init__(self, operation: Operation, runner: Runner) -> None:
@@ -128,7 +141,11 @@ class EventStream:
 
     async def send(self, input: BaseModel, receive: Receive, send: Send) -> None:
         """Send the events of one run. Raises ServiceError after the events that came before the failure."""
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
         await send({"type": "http.response.start", "status": int(HTTPStatus.OK), "headers": headers})
         try:
             await while_connected(receive, self._send_events(input, send))
@@ -136,13 +153,14 @@ class EventStream:
             log.info("client left the stream", operation=self._operation.name)
 
     async def _send_events(self, input: BaseModel, send: Send) -> None:
-        async with aclosing(self._events(input)) as events:
+        keep_alive = KeepAlive(KEEP_ALIVE_SECONDS, lambda: send({**KEEP_ALIVE}))
+        async with aclosing(self._events(input, keep_alive)) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self, input: BaseModel) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._runner.stream(self._operation, input)) as items:
+    async def _events(self, input: BaseModel, keep_alive: KeepAlive) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._runner.stream(self._operation, input, keep_alive)) as items:
             async for item in items:
                 yield _event(self._data(item))
 

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 from genkit import Action, Genkit
 from pydantic import BaseModel
@@ -95,7 +95,9 @@ class Runner:
         """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""
         self._drain.check()
 
-    async def stream(self, operation: Operation, input: BaseModel) -> AsyncGenerator[str | BaseModel, None]:
+    async def stream(
+        self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
+    ) -> AsyncGenerator[str | BaseModel, None]:
         """Each chunk's text, and last the whole answer. Closing the generator ends the LLM call.
 
         The flow runs in a task that this generator owns: Genkit's own `flow.stream()` leaves its task running
@@ -104,7 +106,7 @@ class Runner:
         Raises:
             ServiceError: as `run`, after the chunks that came before the failure.
         """
-        chunks = Chunks()
+        chunks = Chunks(keep_alive)
         task = asyncio.create_task(self._streamed(operation, input, chunks))
         task.add_done_callback(lambda _: chunks.close())
         try:
@@ -120,6 +122,13 @@ class Runner:
             return await self._output(operation, input, chunks.put)
 
 
+class KeepAlive(NamedTuple):
+    """Awaits `send` each time that a stream has been silent for so many seconds."""
+
+    seconds: float
+    send: Callable[[], Awaitable[None]]
+
+
 class Chunks(AsyncIterator[str]):
     """A queue of texts between a flow, which cannot wait, and a client, which may be slow.
 
@@ -127,7 +136,8 @@ class Chunks(AsyncIterator[str]):
     lost and a slow reader gets larger chunks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive: KeepAlive | None = None) -> None:
+        self._keep_alive = keep_alive
         self._waiting: deque[str] = deque()
         self._changed = asyncio.Event()
         self._closed = False
@@ -150,5 +160,16 @@ class Chunks(AsyncIterator[str]):
             if self._closed:
                 raise StopAsyncIteration
             self._changed.clear()
-            await self._changed.wait()
+            await self._until_changed()
         return self._waiting.popleft()
+
+    async def _until_changed(self) -> None:
+        if self._keep_alive is None:
+            await self._changed.wait()
+            return
+        while not self._changed.is_set():
+            try:
+                async with asyncio.timeout(self._keep_alive.seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                await self._keep_alive.send()

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from http import HTTPStatus
 
 import structlog
 from secure import Secure
@@ -38,22 +39,39 @@ from src.config import Settings
 from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.access_log import AccessLines
 from src.rate_limit import BucketStore, RateLimitMiddleware
-from src.responses import guard, guarded, release
+from src.responses import guard, guarded, release, send_status
 from src.util.client_address import TrustedProxies, client_of
 from src.util.deadlines import Deadlines
 from src.util.probes import PROBE_PATHS, STATUS_PATHS
 from src.util.request_id import request_id_of
-from src.util.scope import HARDENED, IDENTIFIED, first_header, has_header, headers_of
+from src.util.scope import (
+    CLIENT_GONE,
+    CLIENT_LEFT,
+    HARDENED,
+    IDENTIFIED,
+    first_header,
+    has_header,
+    headers_of,
+    route_path,
+)
 from src.util.unread_body import UnreadBody, may_be_unread
 
 log = structlog.get_logger(__name__)
 
-CLIENT_GONE = 499  # as nginx logs it; no client ever sees it
 MAX_LENGTH_DIGITS = 18
 FREE_PIECES, MIN_PIECE_BYTES = 256, 256  # pieces of a body: so many of any size, and one more for so many bytes
 TOO_MANY_PIECES = "The request's body comes in too many pieces."
 MIN_COMPRESSED_BYTES = 500
 PARTIAL_CONTENT = 206
+EXPOSED_HEADERS = (
+    "X-Request-ID",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Cache-Status",
+    "X-Model",
+    "X-Truncated",
+)
 VARY_ORIGIN = (b"vary", b"Origin")
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -144,6 +162,9 @@ class Edge:
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self.app(scope, receive if body is None else body.receive, response.send)
+            if CLIENT_LEFT in state and not response.has_started:
+                # For granian, which else sends a 500 of its own: it takes a body broken off for a client that left.
+                await send_status(scope, completing, HTTPStatus.BAD_REQUEST)
         except Exception as error:  # of a layer outside of the one that answers exceptions
             await response.fail(scope, response.send, as_service_error(error))
         finally:
@@ -185,7 +206,7 @@ class AccessLog:
         finally:
             self._lines.write(
                 "request",
-                "debug" if scope["path"] in self._unnoticed else "info",
+                "debug" if route_path(scope) in self._unnoticed else "info",
                 {
                     "method": scope["method"],
                     "path": scope["path"],
@@ -209,7 +230,7 @@ class GZip:
         self._compressing = GZipMiddleware(app, MIN_COMPRESSED_BYTES)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http" or b"gzip" in first_header(scope["headers"], b"accept-encoding"):
+        if scope["type"] != "http" or accepts_gzip(scope):
             return self._compressing(scope, receive, send)
         held: Message | None = None  # the start, until the body tells whether it is worth compressing
 
@@ -227,6 +248,21 @@ class GZip:
             await send(message)
 
         return self.app(scope, receive, varying)
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Whether the client takes gzip; with a weight of 0 it forbids it (RFC 9110, 12.5.3)."""
+    accepted = first_header(scope["headers"], b"accept-encoding")
+    return b"gzip" in accepted and any(
+        coding.strip() == b"gzip" and not _is_zero(weight)
+        for coding, _, weight in (element.partition(b";") for element in accepted.split(b","))
+    )
+
+
+def _is_zero(weight: bytes) -> bool:
+    name, _, value = weight.partition(b"=")
+    value = value.strip()
+    return name.strip() in (b"q", b"Q") and value != b"" and value.strip(b"0.") == b""
 
 
 def may_be_compressed(start: Message) -> bool:
@@ -265,7 +301,7 @@ class CORS:
             allow_origins=origins,
             allow_methods=("GET", "POST", "OPTIONS"),
             allow_headers=("Content-Type", "Authorization", "X-Request-ID"),
-            expose_headers=("X-Request-ID", "Retry-After"),
+            expose_headers=EXPOSED_HEADERS,
         )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -283,7 +319,10 @@ class CORS:
 
 
 class TrustedHost:
-    """Starlette's check of the `Host` header, which health probes by address do not have to pass."""
+    """Starlette's check of the `Host` header, which health probes by address do not have to pass.
+
+    Any request needs one `Host` and no second one (RFC 9112, 3.2); one of HTTP/1.0 may have none.
+    """
 
     def __init__(self, app: ASGIApp, patterns: Sequence[str]) -> None:
         self.app = app
@@ -292,12 +331,17 @@ class TrustedHost:
         self._known = frozenset(pattern.lower().encode() for pattern in patterns if "*" not in pattern)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        is_suspect = self._is_checking and scope["type"] == "http" and not self._is_trusted(scope)
+        if scope["type"] != "http":
+            return self.app(scope, receive, send)
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 and (hosts or scope.get("http_version") != "1.0"):
+            return send_status(scope, send, HTTPStatus.BAD_REQUEST)
+        is_suspect = self._is_checking and not self._is_trusted(scope, hosts)
         return (self._checked if is_suspect else self.app)(scope, receive, send)
 
-    def _is_trusted(self, scope: Scope) -> bool:
+    def _is_trusted(self, scope: Scope, hosts: list[bytes]) -> bool:
         """Whether this can be told without a closer look: the usual spelling of a host that is named."""
-        return first_header(scope["headers"], b"host") in self._known or scope["path"] in PROBE_PATHS
+        return (bool(hosts) and hosts[0] in self._known) or route_path(scope) in PROBE_PATHS
 
 
 class Timeout:

@@ -1,18 +1,24 @@
 """The REST adapter around flows of a scripted model, without a server: bodies, errors and documents."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Scope
 
 from src.asgi import create_app
 from src.config import load_settings
+from src.observability.access_log import AccessLines
+from src.operations import OPERATIONS
+from src.runner import Runner
+from src.util.probes import PROBE_PATHS
 
 
 @pytest.fixture(scope="module")
 def app() -> ASGIApp:
-    return create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
+    limit = {"rate_limit_default": "1000000/second"}
+    return create_app(load_settings({"model": "offline/demo", "log_level": "error", **limit}))
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_a_bad_body_is_unprocessable_and_never_echoed(client: Client, body: byte
 
 
 def test_no_body_is_an_empty_object(client: Client) -> None:
-    assert client.post("/chat", b"", content_type="").json() == client.post("/chat", b"{}").json()
+    assert client.post("/chat", b"").json() == client.post("/chat", b"{}").json()
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "APPLICATION/JSON; charset=utf-8", "application/x+json"])
@@ -70,13 +76,70 @@ def test_json_by_any_of_its_names_is_taken(client: Client, content_type: str) ->
     assert client.post("/chat", b"{}", content_type).status_code == 200
 
 
+@pytest.mark.parametrize("path", [operation.path for operation in OPERATIONS])
+@pytest.mark.parametrize("body", [b"", b"{}"])
 @pytest.mark.parametrize(
     "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"]
 )
-def test_what_a_foreign_form_can_send_is_refused(client: Client, content_type: str) -> None:
-    answer = client.post("/chat", b"{}", content_type)
+def test_what_a_page_of_another_site_can_send_is_refused(
+    client: Client, path: str, body: bytes, content_type: str
+) -> None:
+    answer = client.post(path, body, content_type)
     assert answer.status_code == 415
     assert answer.json()["title"] == "Unsupported Media Type"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("path", sorted(PROBE_PATHS))
+def test_a_probe_may_ask_with_head(path: str, debug: bool) -> None:
+    app = create_app(load_settings({"model": "offline/demo", "log_level": "error", "debug": debug}))
+
+    async def scenario() -> tuple[httpx.Response, ...]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            return await http.get(path), await http.head(path), await http.post(path)
+
+    got, head, refused = asyncio.run(scenario())
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-length"] == str(len(got.content))
+    assert refused.status_code == 405
+
+
+def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
+    """What leaves the app for a client that leaves after these messages, and what the access log has for it."""
+    sent: list[Message] = []
+    lines: list[int] = []
+    messages = [*before, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def think(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    headers = [(b"host", b"x"), (b"content-type", b"application/json")]
+    scope: Scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "headers": headers}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AccessLines, "write", lambda _self, _event, _level, fields: lines.append(fields["status"]))
+        patch.setattr(Runner, "run", think)
+        asyncio.run(app({**scope, "client": ("192.0.2.7", 1), "scheme": "http"}, receive, send))  # type: ignore[arg-type]
+    return sent, lines
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([], id="before its body"),
+        pytest.param([{"type": "http.request", "body": b"{", "more_body": True}], id="within its body"),
+        pytest.param([{"type": "http.request", "body": b"{}", "more_body": False}], id="before its answer"),
+    ],
+)
+def test_no_status_that_clients_do_not_know_leaves(app: ASGIApp, before: list[Message]) -> None:
+    [start, _], [logged] = left(app, *before)
+    assert (start["status"], logged) == (400, 499)
+    assert (b"x-frame-options", b"DENY") in start["headers"]
 
 
 def test_an_unknown_path_is_told_as_a_problem(client: Client) -> None:

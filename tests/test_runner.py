@@ -2,10 +2,11 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.runner import MAX_WAITING_CHUNKS, Chunks
+from src.runner import MAX_WAITING_CHUNKS, Chunks, KeepAlive
 
 
 @given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))
@@ -47,3 +48,46 @@ def test_a_fast_reader_gets_each_chunk_as_it_comes() -> None:
         return got
 
     assert asyncio.run(scenario()) == ["a", "b"]
+
+
+def test_a_silent_stream_is_kept_alive_until_it_speaks() -> None:
+    async def scenario() -> None:
+        sent = asyncio.Queue[None]()
+        chunks = Chunks(KeepAlive(0.001, lambda: sent.put(None)))
+        reading = asyncio.ensure_future(anext(chunks))
+        for _ in range(3):
+            await sent.get()
+        assert not reading.done()
+        chunks.put("at last")
+        assert await reading == "at last"
+        chunks.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(chunks)
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+def test_a_stream_that_speaks_gets_no_comment() -> None:
+    async def scenario() -> None:
+        async def never() -> None:
+            raise AssertionError
+
+        chunks = Chunks(KeepAlive(0.0, never))
+        for text in ("a", "b"):
+            chunks.put(text)
+        chunks.close()
+        assert [text async for text in chunks] == ["a", "b"]
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_can_be_cancelled_while_it_is_silent() -> None:
+    async def scenario() -> None:
+        chunks = Chunks(KeepAlive(60.0, lambda: asyncio.sleep(0)))
+        reading = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ from src.config import Settings, load_settings
 from src.observability import failures
 from src.observability.access_log import AccessLines
 from src.rate_limit import Decision, MemoryBuckets
-from src.security import layers, wrap
+from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
+from src.util.probes import PROBE_PATHS
 
 REQUIRED = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -184,29 +186,34 @@ def request(
     headers: dict[str, str] | None = None,
     body: list[bytes] | None = None,
     peer: str = "192.0.2.7",
+    hosts: Sequence[bytes] = (b"api.test",),
+    version: str = "1.1",
+    root_path: str = "",
 ) -> Result:
     """One request, played as a server would; a body is streamed in without a declared length."""
     result = Result()
-    given = {"host": "api.test"} | (headers or {})
+    given = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    if "host" not in (headers or {}):
+        given += [(b"host", host) for host in hosts]
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
+        "http_version": version,
         "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "root_path": "",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "root_path": root_path,
+        "headers": given,
         "client": (peer, 1),
         "server": ("api.test", 80),
     }
-    waiting = list(body or [b""])
+    waiting = deque(body or [b""])
 
     async def receive() -> Message:
         if waiting:
-            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+            return {"type": "http.request", "body": waiting.popleft(), "more_body": bool(waiting)}
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -435,7 +442,9 @@ def test_cors_names_what_scripts_may_use() -> None:
     assert "*" not in preflight.header("access-control-allow-headers")[0]
     assert preflight.header("access-control-allow-credentials") == []
     answer = request(chain_without(None, bare), headers={"origin": "https://app.test"})
-    assert answer.header("access-control-expose-headers") == ["X-Request-ID, Retry-After"]
+    assert answer.header("access-control-expose-headers") == [
+        "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, Cache-Status, X-Model, X-Truncated"
+    ]
 
 
 @pytest.mark.parametrize("origin", ["https://evil.test", "null", "https://app.test.evil.test", "http://app.test"])
@@ -476,6 +485,118 @@ def test_httpx_can_talk_to_the_chain() -> None:
             return await client.get("/")
 
     assert asyncio.run(scenario()).text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("configured", "sent"),
+    [
+        ("https://App.Example.com", "https://app.example.com"),
+        ("HTTPS://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("https://app.example.com:8443", "https://app.example.com:8443"),
+        ("http://app.example.com:443", "http://app.example.com:443"),
+        ("https://[2001:DB8:0::1]:443", "https://[2001:db8::1]"),
+    ],
+)
+def test_an_origin_is_known_as_browsers_send_it(configured: str, sent: str) -> None:
+    app = chain_without(None, bare, cors_allowed_origins=f"https://other.test, {configured}")
+    assert request(app, headers={"origin": sent}).header("access-control-allow-origin") == [sent]
+
+
+async def long(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"x" * 1000})
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", ["gzip"]),
+        ("br, gzip;q=0.001", ["gzip"]),
+        ("gzip ; q=1.0", ["gzip"]),
+        ("gzip;q=0", []),
+        ("br, gzip; Q=0.000, *", []),
+        ("identity, gzip;q=0, *;q=0", []),
+        ("notgzip", []),
+        ("gzip2, br", []),
+    ],
+)
+def test_only_a_client_that_takes_gzip_gets_it(accepted: str, encoding: list[str]) -> None:
+    answer = request(chain_without(None, long), headers={"accept-encoding": accepted})
+    assert answer.header("content-encoding") == encoding
+    assert answer.header("vary") == ["Accept-Encoding, Origin"]
+
+
+@pytest.mark.parametrize("trusted", ["", "api.test"])
+@pytest.mark.parametrize("path", ["/", "/health"])
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        pytest.param([b"api.test"], "1.1", 200, id="one"),
+        pytest.param([], "1.1", 400, id="none"),
+        pytest.param([], "2", 400, id="none over HTTP/2"),
+        pytest.param([b"api.test", b"api.test"], "1.1", 400, id="the same twice"),
+        pytest.param([b"api.test", b"evil.test"], "1.1", 400, id="two"),
+        pytest.param([b"evil.test", b"api.test"], "1.0", 400, id="two over HTTP/1.0"),
+    ],
+)
+def test_a_request_has_one_host(hosts: list[bytes], version: str, status: int, path: str, trusted: str) -> None:
+    app = chain_without(None, bare, trusted_hosts=trusted)
+    assert request(app, path, hosts=hosts, version=version).status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "trusted", "status"), [("/", "", 200), ("/", "api.test", 400), ("/health", "*.x", 200)]
+)
+def test_a_client_of_http_1_0_may_name_no_host(path: str, trusted: str, status: int) -> None:
+    app = chain_without(None, bare, trusted_hosts=trusted)
+    assert request(app, path, hosts=[], version="1.0").status == status
+
+
+@pytest.mark.parametrize("probe", sorted(PROBE_PATHS))
+def test_a_probe_is_one_wherever_the_app_is_mounted(probe: str, logged: list[Any]) -> None:
+    chosen = settings()
+    app = wrap(bare, layers(chosen, Exhausted(chosen.rate_limit)), chosen)
+    answers = [
+        request(app, path, hosts=[b"10.1.2.3"], root_path=root).status
+        for root, path in (("", probe), ("/api", f"/api{probe}"), ("/api", probe))
+    ]
+    assert not {400, 429} & set(answers)
+    assert {entry["log_level"] for entry in logged} == {"debug"}
+    others = [("/api", f"/apix{probe}"), ("", f"/api{probe}"), ("/ap", f"/api{probe}"), ("/api", f"/api/x{probe}")]
+    for root, path in others:
+        assert request(app, path, root_path=root).status == 429
+
+
+PIECES = [
+    pytest.param([b"x"] * FREE_PIECES, 200, id="few tiny ones"),
+    pytest.param([b"x"] * (FREE_PIECES * 2), 413, id="many tiny ones"),
+    pytest.param([b""] * (FREE_PIECES * 2), 413, id="many empty ones"),
+    pytest.param([b"x" * (MIN_PIECE_BYTES - 1)] * 70_000, 413, id="many small ones"),
+    pytest.param([b"x" * MIN_PIECE_BYTES] * 4000, 200, id="many of a usual size"),
+    pytest.param([b"x" * 500_000] + [b""] * (FREE_PIECES * 20), 413, id="a large one and many empty ones"),
+]
+
+
+@pytest.mark.parametrize(("pieces", "status"), PIECES)
+def test_a_body_in_very_many_pieces_is_refused(pieces: list[bytes], status: int) -> None:
+    read = 0
+
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal read
+        more = True
+        while more:
+            message = await receive()
+            read += message["type"] == "http.request"
+            more = message.get("more_body", False)
+        await bare({**scope, "path": "/"}, receive, send)
+
+    app = chain_without(None, counting, max_body_size=100_000_000, request_timeout=60)
+    answer = request(app, "/upload", method="POST", body=pieces)
+    assert answer.status == status
+    assert read <= FREE_PIECES + sum(map(len, pieces)) // MIN_PIECE_BYTES
+    if status == 413:
+        assert json.loads(answer.body)["detail"] == "The request's body comes in too many pieces."
 
 
 def test_debug_alone_lets_swagger_load() -> None:

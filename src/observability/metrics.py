@@ -25,13 +25,12 @@ from src.llm import LlmCall
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
 from src.util.probes import PROBE_PATHS
-from src.util.scope import METHODS
+from src.util.scope import CLIENT_GONE, CLIENT_LEFT, METHODS, route_path
 
 log = structlog.get_logger(__name__)
 
 SAMPLE_SECONDS = 1.0
 OTHER = "other"
-CLIENT_GONE = 499  # as in the access log
 ROUTES = frozenset(operation.path for operation in OPERATIONS) | PROBE_PATHS
 RPCS = frozenset(f"/genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS) | PROBE_METHODS
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -244,7 +243,7 @@ class Measured:
 
         def noting(message: Message) -> Awaitable[None]:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and CLIENT_LEFT not in scope["state"]:
                 status = message["status"]
             return send(message)
 
@@ -252,7 +251,7 @@ class Measured:
             await self.app(scope, receive, noting)
         finally:
             metrics.active["http"] -= 1
-            metrics.observe_request(scope["method"], scope["path"], status, time.perf_counter() - began)
+            metrics.observe_request(scope["method"], route_path(scope), status, time.perf_counter() - began)
 
 
 class RpcMetrics(RpcHook):

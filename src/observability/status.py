@@ -17,13 +17,13 @@ from src.observability.redaction import client_text
 from src.rate_limit import BucketStore
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
 from src.util.request_id import request_id_of
+from src.util.scope import CLIENT_GONE, CLIENT_LEFT, route_path
 
 PAGE = Path(__file__).with_name("status.html")
 UNSEEN = PROBE_PATHS | STATUS_PATHS
 MAX_CALLS = 500
 WINDOW_SECONDS = 60
 MAX_SHOWN = 30
-CLIENT_GONE = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,14 @@ class StatusLayer:
         self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNSEEN:
+        if scope["type"] != "http" or route_path(scope) in UNSEEN:
             await self.app(scope, receive, send)
             return
         began, code = time.perf_counter(), CLIENT_GONE
 
         async def noting(message: Message) -> None:
             nonlocal code
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and CLIENT_LEFT not in scope["state"]:
                 code = message["status"]
             await send(message)
 

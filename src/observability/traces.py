@@ -25,7 +25,7 @@ from src.llm import LlmCall
 from src.observability.redaction import client_text
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
-from src.util.scope import METHODS, headers_of
+from src.util.scope import METHODS, headers_of, route_path
 
 MAX_FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
 MIN_FLUSH_SECONDS = 0.4  # even when the grace is over
@@ -151,7 +151,7 @@ class Traced:
         self._propagated = frozenset(name.encode() for name in propagate.get_global_textmap().fields)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+        if scope["type"] != "http" or route_path(scope) in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
         span = self._start(scope)
@@ -177,9 +177,9 @@ class Traced:
             "network.protocol.version": scope.get("http_version", "1.1"),
         }
         name = "HTTP" if method == OTHER else method
-        if path in ROUTES:
-            attributes["http.route"] = path
-            name = f"{method} {path}"
+        if (route := route_path(scope)) in ROUTES:
+            attributes["http.route"] = route
+            name = f"{method} {route}"
         is_continued = any(header in self._propagated for header, _ in scope["headers"])
         parent = propagate.extract(scope, getter=self._getter) if is_continued else None
         return self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER, attributes=attributes)

@@ -49,7 +49,8 @@ class TrustedProxies:
 
         Args:
             peer: Address of the TCP peer; anything that is none makes the client unknown.
-            forwarded_for: The values of `X-Forwarded-For`, in the order of the headers.
+            forwarded_for: The values of `X-Forwarded-For`, in the order of the headers; empty elements don't count
+                (RFC 9110, 5.6.1).
 
         Returns:
             An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
@@ -60,7 +61,7 @@ class TrustedProxies:
         if address is None:
             return UNKNOWN
         if address in self:
-            hops = [hop for value in forwarded_for for hop in value.split(",")]
+            hops = [hop for value in forwarded_for for hop in value.split(",") if hop.strip()]
             for hop in reversed(hops):
                 forwarded = parse_address(hop)
                 if forwarded is None:

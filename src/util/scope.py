@@ -7,6 +7,17 @@ from starlette.types import Scope
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # clients may write others
 # What layers note in a scope's state of the response that is on its way.
 HARDENED, IDENTIFIED = "hardened", "identified"
+CLIENT_LEFT = "client_left"  # the client left, or broke its request off: it gets no answer
+CLIENT_GONE = 499  # logged for it, as nginx does; no client ever gets it
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the one that the app is mounted under, which servers give as `root_path` and in the path too."""
+    path: str = scope["path"]
+    root: str | None = scope.get("root_path")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] == "/":
+        return path[len(root) :]
+    return path
 
 
 def headers_of(scope: Scope, name: bytes) -> list[str]:
