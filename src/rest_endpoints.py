@@ -68,6 +68,8 @@ class OperationEndpoint:
                 await self._events.send(input, receive, send)
             else:
                 await send_response(send, HTTPStatus.OK, JSON, await self._output(input, receive))
+        except BrokenOff:
+            await send_status(scope, send, HTTPStatus.BAD_REQUEST)
         except ClientGone:
             scope["state"][CLIENT_LEFT] = True
         except ValidationError as error:
@@ -96,13 +98,17 @@ def _to_json(output: BaseModel) -> bytes:
     return output.__pydantic_serializer__.to_json(output, by_alias=True)
 
 
+class BrokenOff(Exception):
+    """The client left within its request, or sent what is no body. To granian both are the same."""
+
+
 async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request. Raises ClientGone if its client leaves first."""
+    """Read the whole body of a request. Raises BrokenOff where it has no end."""
     chunks = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise BrokenOff
         chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -163,7 +163,7 @@ class Edge:
         try:
             await self.app(scope, receive if body is None else body.receive, response.send)
             if CLIENT_LEFT in state and not response.has_started:
-                # For granian, which else sends a 500 of its own: it takes a body broken off for a client that left.
+                # For granian, which else sends a 500 of its own to a client that has closed its side alone.
                 await send_status(scope, completing, HTTPStatus.BAD_REQUEST)
         except Exception as error:  # of a layer outside of the one that answers exceptions
             await response.fail(scope, response.send, as_service_error(error))

@@ -7,7 +7,7 @@ from starlette.types import Scope
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # clients may write others
 # What layers note in a scope's state of the response that is on its way.
 HARDENED, IDENTIFIED = "hardened", "identified"
-CLIENT_LEFT = "client_left"  # the client left, or broke its request off: it gets no answer
+CLIENT_LEFT = "client_left"  # the client left before its answer
 CLIENT_GONE = 499  # logged for it, as nginx does; no client ever gets it
 
 
