@@ -49,7 +49,7 @@ def _missing(tool: str) -> str:
     if tool in _NODE_PACKAGES:
         is_there = (ROOT / "node_modules" / _NODE_PACKAGES[tool]).is_dir()
         return _missing("node") or ("" if is_there else f"{_NODE_PACKAGES[tool]} (npm install)")
-    how = f"Debian: apt install {_PACKAGES[tool]}"
+    how = f"Debian: apt install {_PACKAGES[tool]}" if tool in _PACKAGES else "no package of Debian"
     if shutil.which(tool) is None:
         return f"{tool} ({how})"
     least = _MIN_VERSIONS.get(tool, ())
