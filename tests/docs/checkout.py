@@ -27,9 +27,19 @@ def repository(folder: Path) -> Path:
 
 def lend_environment(clone: Path) -> None:
     """Let a clone use the packages that are installed here, Python's and Node's."""
+    lend_packages(clone)
+    lend_node_packages(clone)
+
+
+def lend_packages(clone: Path) -> None:
+    """Let a clone use the Python packages that are installed here."""
     (clone / ".venv/bin").mkdir(parents=True)
     for name in ("python", "just", "ruff"):
-        _script(clone / ".venv/bin" / name, f'exec "{Path(sys.executable).parent / name}" "$@"')
+        script(clone / ".venv/bin" / name, f'exec "{Path(sys.executable).parent / name}" "$@"')
+
+
+def lend_node_packages(clone: Path) -> None:
+    """Let a clone use the packages of Node.js that are installed here."""
     (clone / "node_modules").symlink_to(ROOT / "node_modules")
 
 
@@ -37,7 +47,7 @@ def offline_env(home: Path, **env: str) -> Mapping[str, str]:
     """The environment of a newcomer whose installations find everything there, without a network."""
     bin_dir = home / "bin"
     bin_dir.mkdir(parents=True)
-    _script(bin_dir / "uv", "exit 0")
+    script(bin_dir / "uv", "exit 0")
     return {
         "PATH": f"{bin_dir}:{os.environ['PATH']}",
         "HOME": str(home),
@@ -47,6 +57,7 @@ def offline_env(home: Path, **env: str) -> Mapping[str, str]:
     }
 
 
-def _script(path: Path, text: str) -> None:
+def script(path: Path, text: str) -> None:
+    """Write a shell script that can be run."""
     path.write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
     path.chmod(0o755)
