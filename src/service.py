@@ -31,7 +31,7 @@ from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.failed_starts import told_in_one_line
 from src.util.probes import STATUS_PATH
-from src.util.stop_signals import noticing_stop_signals
+from src.util.stop_signals import noticing_stop_signals, unblock_stop_signals_when_serving
 from src.util.websockets import websockets_as_http
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Service:
         async with self._watch.running(lambda: self._drain.seconds_left):
             with noticing_stop_signals(self._begin_stop):
                 async with self._serving_grpc():
+                    unblock_stop_signals_when_serving()
                     yield
         log.info("stopped")
 

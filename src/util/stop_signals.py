@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Turns of the event loop. granian's first run of it ends about three turns after the start.
+TURNS_UNTIL_SERVING = 20
 
 
 def block_stop_signals() -> None:
@@ -19,13 +21,30 @@ def unblock_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
+def unblock_stop_signals_when_serving() -> None:
+    """Let them through some turns of the running loop later. Call this as the last step of the start.
+
+    granian runs the loop once for the start and once more to serve. A signal between these runs, or at the beginning
+    of the second one, would not reach its handler, which the loop calls.
+    """
+
+    def wait(turns: int) -> None:
+        if turns:
+            loop.call_soon(wait, turns - 1)
+        else:
+            unblock_stop_signals()
+
+    loop = asyncio.get_running_loop()
+    wait(TURNS_UNTIL_SERVING)
+
+
 @contextmanager
 def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[None]:
     """Call `on_stop`, on the running loop, when the process is asked to stop. The server's own handlers stay at work.
 
     To be entered in the main thread, with the loop running and the server's handlers in place: in the lifespan.
-    A signal between two runs of the loop, as granian has them around start-up, would be lost to a server that waits
-    for it on the loop; it is raised again once the loop runs. A SIGINT that follows another signal is dropped: to
+    Signals wait until `unblock_stop_signals_when_serving`. One that a thread started before takes all the same, between
+    granian's runs of the loop, is raised again once the loop runs. A SIGINT that follows another signal is dropped: to
     uvicorn it means to give the drain up.
     """
     loop = asyncio.get_running_loop()
@@ -45,11 +64,12 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[None]:
         if callable(handler):
             handler(number, frame)
 
+    block_stop_signals()
     for number in STOP_SIGNALS:
         signal.signal(number, notice)
-    unblock_stop_signals()
     try:
         yield
     finally:
+        unblock_stop_signals()
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -80,9 +80,10 @@ def test_an_idle_service_stops_at_once(name: str) -> None:
 @pytest.mark.parametrize("line", ["Spawning worker-2", "service is up"])
 def test_a_stop_in_the_middle_of_the_start_is_not_lost(line: str) -> None:
     command = [sys.executable, "-m", "src", "--debug", "--workers", "2"]
-    ports = ["--port", str(free_port()), "--grpc-port", str(free_port())]
+    # A worker stops when its start is over, which takes long on a busy machine: long before it would be killed.
+    options = ["--port", str(free_port()), "--grpc-port", str(free_port()), "--shutdown-grace", "60"]
     with subprocess.Popen(
-        [*command, *ports], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         assert any(line in output for output in process.stdout)
