@@ -40,7 +40,7 @@ def require(*tools: str) -> None:
 
 def missing(*tools: str) -> str:
     """Name those of these tools that are missing, with how to get each; empty if all are there."""
-    reasons = [reason for tool in tools if (reason := _missing(tool))]
+    reasons = dict.fromkeys(reason for tool in tools if (reason := _missing(tool)))
     return f"needs {', '.join(reasons)}" if reasons else ""
 
 

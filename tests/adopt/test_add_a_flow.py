@@ -25,7 +25,7 @@ def test_every_step_works_as_shown_and_the_whole_suite_passes_after_them(tmp_pat
     # Without the ports: the suite chooses its own.
     env = {name: value for name, value in env.items() if name not in ("PORT", "GRPC_PORT")}
     suite = subprocess.run(["./run.sh", "test"], cwd=copy, env=env, capture_output=True, text=True, timeout=580)
-    assert suite.returncode == 0, suite.stdout[-10_000:] + suite.stderr
+    assert suite.returncode == 0, suite.stdout[-100_000:] + suite.stderr
 
 
 def test_what_the_page_says_of_its_length_is_true() -> None:
