@@ -26,7 +26,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**over(upstream), LLM_TIMEOUT="200", CORS_ALLOWED_ORIGINS=ORIGIN) as running:
+    with Service(**over(upstream), CORS_ALLOWED_ORIGINS=ORIGIN) as running:
         yield running
 
 
@@ -110,7 +110,6 @@ def test_an_answer_of_the_service(service: Service, method: str, path: str, opti
     ("behaviour", "status"),
     [
         pytest.param(gemini.error(503), 502, id="502"),
-        pytest.param(gemini.HANG, 504, id="504"),
         pytest.param(gemini.BLOCKED_ANSWER, 422, id="422 blocked"),
     ],
 )
@@ -120,6 +119,17 @@ def test_an_answer_about_the_model(
     upstream.script(behaviour)
     answer = send(service, "POST", "/chat", json={})
     assert answer.status_code == status
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert_sealed(answer)
+
+
+def test_the_answer_about_a_model_that_hangs() -> None:
+    """Under a time limit of its own, which other answers, the first one above all, may exceed on a busy machine."""
+    with GeminiStandIn() as silent:
+        silent.default(gemini.HANG)
+        with Service(**over(silent), LLM_TIMEOUT="200") as impatient:
+            answer = send(impatient, "POST", "/chat", json={})
+    assert answer.status_code == 504
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert_sealed(answer)
 

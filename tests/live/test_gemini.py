@@ -27,7 +27,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture(scope="module")
 def running(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**MODEL, **UNGUARDED, GOOGLE_GEMINI_BASE_URL=upstream.url, LLM_TIMEOUT="700") as service:
+    with Service(**MODEL, **UNGUARDED, GOOGLE_GEMINI_BASE_URL=upstream.url, LLM_TIMEOUT="1500") as service:
         yield service
 
 
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_ends_the_call_to_gemini(service: Service, upstream
         before = upstream.closed_early
         upstream.script(gemini.HANG)
         leave(service, upstream, expected)
-        upstream.wait_for(lambda before=before: upstream.closed_early == before + 1, timeout=0.6)  # type: ignore[misc]
+        upstream.wait_for(lambda before=before: upstream.closed_early == before + 1, timeout=1.4)  # type: ignore[misc]
 
 
 def leave_rest(service: Service, upstream: GeminiStandIn, expected: int) -> None:
