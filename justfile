@@ -73,6 +73,7 @@ sbom: _python
     .venv/bin/uv venv --quiet --clear build/runtime
     .venv/bin/uv pip install --quiet --python build/runtime --no-deps --require-hashes -r requirements/image.txt
     {{ tool }} --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/runtime
+    @.venv/bin/python -c 'import json, pathlib, src; file = pathlib.Path("build/sbom.json"); bom = json.loads(file.read_text()); bom["metadata"]["component"]["version"] = src.__version__; file.write_text(json.dumps(bom, indent=2) + "\n")'
     @echo build/sbom.json
 
 # Build the image on stand-ins of its base images, run it, and hold it to docs/container.md (as root, or with a user namespace).

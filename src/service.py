@@ -31,7 +31,7 @@ from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.failed_starts import told_in_one_line
 from src.util.probes import STATUS_PATH
-from src.util.stop_signals import noticing_stop_signals, unblock_stop_signals_when_serving
+from src.util.stop_signals import noticing_stop_signals
 from src.util.websockets import websockets_as_http
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ class Service:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
         async with self._watch.running(lambda: self._drain.seconds_left):
-            with noticing_stop_signals(self._begin_stop):
+            with noticing_stop_signals(self._begin_stop) as begin_serving:
                 async with self._serving_grpc():
-                    unblock_stop_signals_when_serving()
+                    begin_serving()
                     yield
         log.info("stopped")
 

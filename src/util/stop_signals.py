@@ -21,55 +21,51 @@ def unblock_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def unblock_stop_signals_when_serving() -> None:
-    """Let them through some turns of the running loop later. Call this as the last step of the start.
-
-    granian runs the loop once for the start and once more to serve. A signal between these runs, or at the beginning
-    of the second one, would not reach its handler, which the loop calls.
-    """
-
-    def wait(turns: int) -> None:
-        if turns:
-            loop.call_soon(wait, turns - 1)
-        else:
-            unblock_stop_signals()
-
-    loop = asyncio.get_running_loop()
-    wait(TURNS_UNTIL_SERVING)
-
-
 @contextmanager
-def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[None]:
+def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Call `on_stop`, on the running loop, when the process is asked to stop. The server's own handlers stay at work.
 
     To be entered in the main thread, with the loop running and the server's handlers in place: in the lifespan.
-    Signals wait until `unblock_stop_signals_when_serving`. One that a thread started before takes all the same, between
-    granian's runs of the loop, is raised again once the loop runs. A SIGINT that follows another signal is dropped: to
-    uvicorn it means to give the drain up.
+    granian runs the loop once for the start and once more to serve. Its handler, which the loop calls, misses a signal
+    that comes between these runs or at the beginning of the second one, so early signals are raised again.
+    A SIGINT that follows another signal is dropped: to uvicorn it means to give the drain up.
+
+    Yields:
+        A function to call as the last step of the start. Early signals are those until some turns of the loop after it.
     """
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    is_stopping = False
+    early: list[int] = []
+    is_serving = is_stopping = False
 
     def notice(number: int, frame: FrameType | None) -> None:
         nonlocal is_stopping
         if is_stopping and number == signal.SIGINT:
             return
-        is_stopping = True
         loop.call_soon_threadsafe(on_stop)
-        if not loop.is_running():
-            is_stopping = False
-            loop.call_soon_threadsafe(signal.raise_signal, number)
+        if is_serving:
+            is_stopping = True
+        else:
+            early.append(number)
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
 
-    block_stop_signals()
+    def serve_after(turns: int) -> None:
+        nonlocal is_serving
+        if turns:
+            loop.call_soon(serve_after, turns - 1)
+            return
+        is_serving = True
+        for number in early:
+            signal.raise_signal(number)
+
     for number in STOP_SIGNALS:
         signal.signal(number, notice)
+    unblock_stop_signals()
     try:
-        yield
+        yield lambda: serve_after(TURNS_UNTIL_SERVING)
     finally:
-        unblock_stop_signals()
+        early.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)

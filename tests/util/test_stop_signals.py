@@ -3,14 +3,13 @@
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import uvloop
 
-from src.util.stop_signals import noticing_stop_signals, unblock_stop_signals, unblock_stop_signals_when_serving
+from src.util.stop_signals import noticing_stop_signals
 
 Stop = Callable[[asyncio.AbstractEventLoop], None]
 
@@ -40,23 +39,10 @@ def stop_at_the_beginning_of_the_second(loop: asyncio.AbstractEventLoop) -> None
     loop.call_soon(stop_unheard)
 
 
-def stop_by_another_thread(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a thread take it whose signals are not blocked."""
-    thread = threading.Thread(target=unblock_and_stop)
-    thread.start()
-    thread.join()
-
-
-def unblock_and_stop() -> None:
-    unblock_stop_signals()
-    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-
-
 CASES = [
     *(pytest.param(partial(stop_at_turn, turn=turn), None, id=f"turn {turn}") for turn in range(TURNS)),
     pytest.param(None, stop_between_the_runs, id="between the runs"),
     pytest.param(None, stop_at_the_beginning_of_the_second, id="at the beginning of the second run"),
-    pytest.param(None, stop_by_another_thread, id="between the runs, another thread"),
 ]
 
 
@@ -71,8 +57,8 @@ def test_a_stop_around_the_end_of_the_start_reaches_the_server(
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
 
     async def lifespan() -> None:
-        with noticing_stop_signals(noticed.set):
-            unblock_stop_signals_when_serving()
+        with noticing_stop_signals(noticed.set) as begin_serving:
+            begin_serving()
             if in_first_run:
                 in_first_run(loop)
             started.set()
