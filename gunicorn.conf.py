@@ -10,6 +10,7 @@ from uvicorn_worker import UvicornWorker
 
 from src.config import load_settings_or_exit
 from src.observability.logs import logging_config
+from src.util.uvicorn_http import HeadTimeoutProtocol
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -21,6 +22,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "access_log": False,
         "proxy_headers": False,  # whose headers count is for TRUSTED_PROXIES alone to say
         "ws": "none",
+        "http": HeadTimeoutProtocol,
     }
 
     def load_wsgi(self) -> None:

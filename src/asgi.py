@@ -15,6 +15,7 @@ from src.app_init import close_genkit
 from src.config import ConfigError, Settings, exit_with, load_settings_or_exit, missing_env_file
 from src.observability.logs import configure_logging
 from src.util.late_imports import imported_late
+from src.util.open_files import raise_open_file_limit
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or load_settings_or_exit()
     try:
         configure_logging(settings, reports_bugs=True)
+        raise_open_file_limit()
         if missing := missing_env_file(settings.app_env):
             log.warning("The env file does not exist", path=str(missing))
         close_genkit(settings)

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         75, ge=1, le=3600, description="Seconds that an idle client connection is kept; above the load balancer's own."
     )
 
+    http2: bool = Field(
+        False,
+        description="Speak HTTP/2 in clear text on the REST port too: granian; hypercorn always does, uvicorn can't.",
+    )
+
     cors_allowed_origins: str = Field(
         "",
         description="Origins, comma-separated, whose scripts may call; empty: same origin only, in debug any.",
@@ -239,6 +244,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{missing}='': the certificate and its key go together")
         if self.grpc_tls_client_ca is not None and self.grpc_tls_cert is None:
             raise ValueError("GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks clients for certificates, which needs one here")
+        return self
+
+    @model_validator(mode="after")
+    def _server_speaks_http2(self) -> Self:
+        if self.http2 and self.server == "uvicorn":
+            raise ValueError("HTTP2=True: SERVER=uvicorn speaks HTTP/1 only; choose granian or hypercorn (--server)")
         return self
 
     @model_validator(mode="after")

@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
 from src.observability.logs import configure_logging, logging_config
+from src.util.open_files import raise_open_file_limit
 from src.util.stop_signals import block_stop_signals, unblock_stop_signals
 
 APP = "src.asgi:create_app"
-# granian's own limits are 400 KB and 16 MB; the other servers' are this or less.
-MAX_HEADER_BYTES = 65_536
+# granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
+# to half as much more pass, by the last read. The other servers' limits are 16 KB (HTTP/1) and 64 KB.
+MAX_HEADER_BYTES = 32_768
 MAX_STREAMS = 100
+# Connections that a worker of granian accepts: its default of 1,024 is filled by one client. If each sent half a head
+# of 48 KiB they would take 384 MiB.
+MAX_CONNECTIONS = 8192
+FILES_OF_OURS = 512  # beside connections: the gRPC server, the model's connections, logs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +65,7 @@ def _seconds_to_stop(settings: Settings) -> int:
 
 def _granian(settings: Settings) -> None:
     from granian import Granian
-    from granian.constants import Interfaces, Loops
+    from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings, HTTP2Settings
     from granian.log import LogLevels
 
@@ -74,10 +80,17 @@ def _granian(settings: Settings) -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         factory=True,
+        # With HTTP/2 on, granian waits for a connection's first bytes without a limit.
+        http=HTTPModes.auto if settings.http2 else HTTPModes.http1,
+        backpressure=max(1, min(MAX_CONNECTIONS, raise_open_file_limit() - FILES_OF_OURS)),
         http1_settings=HTTP1Settings(
             header_read_timeout=settings.keep_alive_timeout * 1000, max_buffer_size=MAX_HEADER_BYTES
         ),
-        http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES, max_concurrent_streams=MAX_STREAMS),
+        http2_settings=HTTP2Settings(
+            max_headers_size=MAX_HEADER_BYTES,
+            max_concurrent_streams=MAX_STREAMS,
+            keep_alive_interval=settings.keep_alive_timeout * 1000,
+        ),
         websockets=False,
         workers_kill_timeout=_seconds_to_stop(settings),
         log_level=LogLevels(settings.log_level),
@@ -87,6 +100,8 @@ def _granian(settings: Settings) -> None:
 
 def _uvicorn(settings: Settings) -> None:
     import uvicorn
+
+    from src.util.uvicorn_http import HeadTimeoutProtocol
 
     # uvicorn raises the signal that stopped it once more when it is done, which would make a clean stop look bad.
     for stop in (signal.SIGTERM, signal.SIGINT):
@@ -98,6 +113,7 @@ def _uvicorn(settings: Settings) -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
+        http=HeadTimeoutProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -120,6 +136,9 @@ def _hypercorn(settings: Settings) -> None:
     config.worker_class = "uvloop"
     config.graceful_timeout = _seconds_to_stop(settings)
     config.keep_alive_timeout = settings.keep_alive_timeout
+    # Only this closes idle HTTP/2 connections. It is longer than a client may be silent: while it waits for a response.
+    config.read_timeout = math.ceil(settings.request_timeout) + 5
+    config.backlog = 1024
     config.include_server_header = False
     config.logconfig_dict = logging_config(settings)
     sys.exit(run(config))

@@ -272,3 +272,8 @@ def test_help_shows_each_flag_with_its_choices_and_default(capsys: pytest.Captur
         "[MODEL, default none, in debug offline/demo]",
     ):
         assert shown in text
+
+
+def test_http2_is_refused_where_the_server_has_none() -> None:
+    with pytest.raises(ConfigError, match="HTTP2=True: SERVER=uvicorn speaks HTTP/1 only"):
+        load_settings({"debug": True, "http2": True, "server": "uvicorn"})

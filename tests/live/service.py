@@ -31,12 +31,14 @@ COMMANDS: dict[str, list[str]] = {
     "granian": [
         *(str(BIN / "granian"), "--interface", "asgi", "--factory", "src.asgi:create_app"),
         *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--workers-kill-timeout", "11"),
-        *("--log-config", "logging.json", "--no-ws"),
+        *("--log-config", "logging.json", "--no-ws", "--http", "1", "--backpressure", "8192"),
+        *("--http1-header-read-timeout", "60000"),
     ],
     "uvicorn": [
         *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
         *("--no-server-header", "--timeout-graceful-shutdown", "11", "--log-config", "logging.json"),
-        *("--no-proxy-headers", "--ws", "none"),
+        *("--no-proxy-headers", "--ws", "none", "--http", "src.util.uvicorn_http:HeadTimeoutProtocol"),
+        *("--timeout-keep-alive", "75"),
     ],
     "hypercorn": [
         *(str(BIN / "hypercorn"), "--config", "hypercorn.toml", "--bind", "127.0.0.1:{port}", "src.asgi:create_app()"),

@@ -139,3 +139,13 @@ def test_a_websockets_handshake_is_a_request_like_any_other(service: Service) ->
 
 def test_a_trailing_slash_leads_nowhere(service: Service) -> None:
     assert service.http.post("/tell-joke/", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("http2", ["false", "true"])
+def test_the_rest_port_speaks_http2_only_when_asked_to(http2: str) -> None:
+    with Service(HTTP2=http2) as service, httpx.Client(http1=False, http2=True, trust_env=False) as client:
+        if http2 == "true":
+            assert client.get(f"{service.rest_url}/health").http_version == "HTTP/2"
+            return
+        with pytest.raises(httpx.TransportError):
+            client.get(f"{service.rest_url}/health")
