@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     httpx_pool_max_keepalive: int = Field(
         20, ge=0, le=10_000, description="Idle connections to the LLM's provider that are kept for reuse."
     )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that the metrics' port binds; 0.0.0.0 where a scraper is on another machine."
+    )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics for Prometheus; 0: there are none.")
     sentry_dsn: SecretStr | None = Field(None, description="Where bugs are reported to; empty: nowhere.")
     sentry_traces_sample_rate: float = Field(0.1, ge=0, le=1, description="Share of requests that Sentry traces.")

@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_ports_free(settings: Settings) -> None:
     """End the process if another one listens on a port of ours. SO_REUSEPORT would let both share it unnoticed."""
-    _check_port_free(settings.host, settings.port, "PORT", "--port")
+    _check_port_free("HOST", settings.host, "PORT", settings.port)
     if settings.grpc_enabled:
-        _check_port_free(settings.host, settings.grpc_port, "GRPC_PORT", "--grpc-port")
+        _check_port_free("HOST", settings.host, "GRPC_PORT", settings.grpc_port)
     if settings.metrics_port:
-        _check_port_free(settings.host, settings.metrics_port, "METRICS_PORT", "--metrics-port")
+        _check_port_free("METRICS_HOST", settings.metrics_host, "METRICS_PORT", settings.metrics_port)
 
 
-def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
+def _check_port_free(host_variable: str, host: str, port_variable: str, port: int) -> None:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
@@ -54,8 +54,14 @@ def _check_port_free(host: str, port: int, variable: str, flag: str) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            exit_with(f"{variable}={port}: the port is taken on {host}; choose another with {flag}")
-        exit_with(f"HOST={host!r} (--host): can't listen on {host} port {port}: {error.strerror}")
+            flag = _flag(port_variable)
+            exit_with(f"{port_variable}={port}: the port is taken on {host}; choose another with {flag}")
+        flag = _flag(host_variable)
+        exit_with(f"{host_variable}={host!r} ({flag}): can't listen on {host} port {port}: {error.strerror}")
+
+
+def _flag(variable: str) -> str:
+    return "--" + variable.lower().replace("_", "-")
 
 
 def _seconds_to_stop(settings: Settings) -> int:

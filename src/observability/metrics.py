@@ -5,15 +5,18 @@ when the process starts: no client can add one. Import it after `metrics_store.j
 """
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +25,7 @@ from src.circuit_breaker import BreakerStats, CircuitBreaker, State
 from src.errors import as_service_error
 from src.grpc_hooks import PROBE_METHODS, Rpc, RpcHook
 from src.llm import LlmCall
+from src.observability.metrics_server import MetricsServer
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
 from src.util.probes import PROBE_PATHS
@@ -61,6 +65,7 @@ class Metrics:
     def __init__(self, *, model: str, watched: Watched, store: IO[bytes]) -> None:
         registry = CollectorRegistry()  # unread: the files are
         self._store = store
+        self._directory = Path(store.name).parent
         self._model = model
         self._watched = watched
         self._requests = Histogram(
@@ -171,21 +176,27 @@ class Metrics:
 
     async def _keep_sampling(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
-        server = None
+        server = MetricsServer(expose)
         try:
             while True:
                 # One worker has the port; when it has gone, another takes it over.
-                server = server or _listen(host, port)
+                await self._listen(server, host, port)
                 due = loop.time() + SAMPLE_SECONDS
                 await asyncio.sleep(SAMPLE_SECONDS)
                 self._loop_lag.set(max(0.0, loop.time() - due))
                 self.sample()
+                sweep_dead_workers(self._directory)
         except Exception as error:
-            log.exception("no metrics any more", exc_info=error)
+            log.exception("metrics endpoint failed", exc_info=error)
         finally:
-            if server is not None:
-                server.shutdown()
-                server.server_close()
+            await server.close()
+
+    async def _listen(self, server: MetricsServer, host: str, port: int) -> None:
+        try:
+            await server.listen(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
 
     def sample(self) -> None:
         """Take over what the watched parts have counted since the last time."""
@@ -215,14 +226,22 @@ class Metrics:
         self._last_cache = now
 
 
-def _listen(host: str, port: int) -> Any:
-    """A server of all workers' metrics, in a thread; None while another process has the port."""
+def expose(accept: str) -> tuple[bytes, str]:
+    """Return the metrics of all workers, in the format that the `Accept` header asks for, and its content type."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    with suppress(OSError):
-        server, _ = start_http_server(port, host, registry)
-        return server
-    return None
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def sweep_dead_workers(directory: Path) -> None:
+    """Remove the gauges of workers that were killed: they would keep their last values, an open circuit for example."""
+    pids = {int(path.stem.rpartition("_")[2]) for path in directory.glob("gauge_live*.db")}
+    for pid in pids - {os.getpid()}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Measured:

@@ -79,7 +79,7 @@ class Watch:
             if self.metrics is None:
                 yield
             else:
-                async with self.metrics.served(self.settings.host, self.settings.metrics_port):
+                async with self.metrics.served(self.settings.metrics_host, self.settings.metrics_port):
                     yield
         finally:
             if self.traces is not None:
