@@ -29,7 +29,7 @@ CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its pee
 # Shortest prefixes that TRUSTED_PROXIES takes, by IP version. 10.0.0.0/8 is the largest private network (RFC 1918). In
 # IPv6 a regional registry holds a /12 and a large operator a /19, so anything shorter than /16 spans several operators.
 MIN_PROXY_PREFIX = {4: 8, 6: 16}
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_ORIGIN = re.compile(r"(?i:https?)://[A-Za-z0-9.-]+(:[0-9]{1,5})?|(?i:https?)://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
 MODEL_PROVIDERS = ("googleai", "ollama", "offline", "openai")

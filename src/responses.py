@@ -1,7 +1,7 @@
 """HTTP responses as ASGI messages, and the guard that ends one when something fails on the way."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +16,7 @@ from src.util.scope import first_header, forget_marks, route_path
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-ERROR_EVENT_SECONDS = 1.0  # a client that does not read must not hold the request
+SECONDS_TO_SEND = 1.0
 _GUARD = "response_guard"
 
 
@@ -75,12 +75,10 @@ class ResponseGuard:
         if not self.has_started:
             self._held = None
             forget_marks(scope)  # the failure has not passed the layers that the held response has
-            await send_failure(scope, send, failure)
+            await in_time(send_failure(scope, send, failure))
         elif self._is_event_stream and not self._ended:
             event = b"event: error\ndata: " + orjson.dumps(failure.problem(request_id_of(scope))) + b"\n\n"
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ERROR_EVENT_SECONDS):
-                    await send({"type": "http.response.body", "body": event})
+            await in_time(send({"type": "http.response.body", "body": event}))
 
 
 def guard(scope: Scope, send: Send, operations: Mapping[str, str] | None = None) -> ResponseGuard:
@@ -105,6 +103,16 @@ def guarded(scope: Scope, send: Send) -> tuple[ResponseGuard, Send]:
         return found, send
     made = guard(scope, send)
     return made, made.send
+
+
+async def in_time(sending: Awaitable[None]) -> None:
+    """Wait a second for what is sent outside of the request's time limit, or at its end.
+
+    A client that does not read must not hold its request any longer.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            await sending
 
 
 async def send_response(

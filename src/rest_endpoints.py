@@ -154,7 +154,8 @@ class EventStream:
         ]
         await send({"type": "http.response.start", "status": int(HTTPStatus.OK), "headers": headers})
         try:
-            await while_connected(receive, self._send_events(input, send))
+            async with self._runner.sending():
+                await while_connected(receive, self._send_events(input, send))
         except ClientGone:
             log.info("client left the stream", operation=self._operation.name)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
 from genkit import Action, Genkit
@@ -94,6 +95,14 @@ class Runner:
     def check_accepting(self) -> None:
         """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""
         self._drain.check()
+
+    def sending(self) -> AbstractAsyncContextManager[None]:
+        """Encloses the sending of a stream, which a client that does not read holds up beyond the end of the flow.
+
+        Raises:
+            ShuttingDown: as the flow does.
+        """
+        return self._drain.work()
 
     async def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None

@@ -39,7 +39,7 @@ from src.config import Settings
 from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.access_log import AccessLines
 from src.rate_limit import BucketStore, RateLimitMiddleware
-from src.responses import guard, guarded, release, send_status
+from src.responses import guard, guarded, in_time, release, send_status
 from src.util.client_address import TrustedProxies, client_of
 from src.util.deadlines import Deadlines
 from src.util.probes import PROBE_PATHS, STATUS_PATHS
@@ -59,7 +59,8 @@ from src.util.unread_body import UnreadBody, may_be_unread
 log = structlog.get_logger(__name__)
 
 MAX_LENGTH_DIGITS = 18
-FREE_PIECES, MIN_PIECE_BYTES = 256, 256  # pieces of a body: so many of any size, and one more for so many bytes
+FREE_PIECES = 256  # pieces of a body, of any size
+MIN_PIECE_BYTES = 256  # allow one more piece
 TOO_MANY_PIECES = "The request's body comes in too many pieces."
 MIN_COMPRESSED_BYTES = 500
 PARTIAL_CONTENT = 206
@@ -164,7 +165,7 @@ class Edge:
             await self.app(scope, receive if body is None else body.receive, response.send)
             if CLIENT_LEFT in state and not response.has_started:
                 # For granian, which else sends a 500 of its own to a client that has closed its side alone.
-                await send_status(scope, completing, HTTPStatus.BAD_REQUEST)
+                await in_time(send_status(scope, completing, HTTPStatus.BAD_REQUEST))
         except Exception as error:  # of a layer outside of the one that answers exceptions
             await response.fail(scope, response.send, as_service_error(error))
         finally:
@@ -305,8 +306,11 @@ class CORS:
         )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http" or has_header(scope["headers"], b"origin"):
-            return self._answering(scope, receive, send)
+        if scope["type"] != "http":
+            return self.app(scope, receive, send)
+        if has_header(scope["headers"], b"origin"):
+            answering = self._answering(scope, receive, send)
+            return in_time(answering) if is_preflight(scope) else answering
 
         def varying(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
@@ -318,6 +322,11 @@ class CORS:
         return self.app(scope, receive, varying)
 
 
+def is_preflight(scope: Scope) -> bool:
+    """Whether Starlette answers it itself (Fetch, CORS-preflight request)."""
+    return scope["method"] == "OPTIONS" and has_header(scope["headers"], b"access-control-request-method")
+
+
 class TrustedHost:
     """Starlette's check of the `Host` header, which health probes by address do not have to pass.
 
@@ -326,7 +335,7 @@ class TrustedHost:
 
     def __init__(self, app: ASGIApp, patterns: Sequence[str]) -> None:
         self.app = app
-        self._checked = TrustedHostMiddleware(app, allowed_hosts=patterns or ["*"], www_redirect=False)
+        self._patterns = patterns
         self._is_checking = bool(patterns)
         self._known = frozenset(pattern.lower().encode() for pattern in patterns if "*" not in pattern)
 
@@ -335,9 +344,20 @@ class TrustedHost:
             return self.app(scope, receive, send)
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 and (hosts or scope.get("http_version") != "1.0"):
-            return send_status(scope, send, HTTPStatus.BAD_REQUEST)
+            return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
         is_suspect = self._is_checking and not self._is_trusted(scope, hosts)
-        return (self._checked if is_suspect else self.app)(scope, receive, send)
+        return (self._check if is_suspect else self.app)(scope, receive, send)
+
+    async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_known = False
+
+        async def note(*_: object) -> None:
+            nonlocal is_known
+            is_known = True
+
+        await in_time(TrustedHostMiddleware(note, self._patterns, www_redirect=False)(scope, receive, send))
+        if is_known:
+            await self.app(scope, receive, send)
 
     def _is_trusted(self, scope: Scope, hosts: list[bytes]) -> bool:
         """Whether this can be told without a closer look: the usual spelling of a host that is named."""
