@@ -21,6 +21,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, field_validato
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from src.observability.log_writer import is_terminal, stderr_writer
 from src.util.rate import Rate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
@@ -400,7 +401,8 @@ def exit_with(message: str) -> NoReturn:
     A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message.
     """
     for line in message.splitlines():
-        print(f"error: {line}" if sys.stderr.isatty() else _log_line(line), file=sys.stderr)
+        text = f"error: {line}" if is_terminal() else _log_line(line)
+        stderr_writer().write(text.encode(errors="backslashreplace") + b"\n")
     sys.exit(2)
 
 

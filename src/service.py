@@ -23,6 +23,7 @@ from src.drain import Drain
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
+from src.observability.log_writer import stderr_writer
 from src.observability.watch import Watch, build_watch
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStore, MemoryBuckets
@@ -108,7 +109,7 @@ class Service:
         """Bring gRPC up beside REST; at the end drain it."""
         await self._resolve_model()
         async with self._watch.running(lambda: self._drain.seconds_left):
-            with noticing_stop_signals(self._begin_stop) as begin_serving:
+            with noticing_stop_signals(self._begin_stop) as begin_serving, stderr_writer().batching():
                 async with self._serving_grpc():
                     begin_serving()
                     yield

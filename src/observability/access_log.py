@@ -1,10 +1,9 @@
 """The access log: one line a request and one an RPC.
 
-A line is made and written in one go. Through the processors of the other lines, which have to be ready for anything,
+A line is made in one go. Through the processors of the other lines, which have to be ready for anything,
 it would cost as much as all layers of the chain together.
 """
 
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ import orjson
 import structlog
 
 from src.config import Settings
+from src.observability.log_writer import stderr_writer
 from src.observability.redaction import Redactor, client_text
 
 LOGGER = "access"
@@ -26,6 +26,7 @@ class AccessLines:
         self._console = structlog.get_logger(LOGGER) if settings.log_format == "console" else None
         self._levels = {level for level in ("debug", "info") if settings.log_level in (level, "debug")}
         self._redactor = Redactor(settings.secrets)
+        self._writer = stderr_writer()
         self._is_google_cloud = settings.on_cloud_run
 
     def write(self, event: str, level: str, fields: dict[str, Any]) -> None:
@@ -51,8 +52,4 @@ class AccessLines:
             line.update(message=event, severity=level.upper(), time=datetime.now(UTC))
         else:
             line.update(event=event, level=level, timestamp=datetime.now(UTC))
-        text = self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode())
-        try:
-            sys.stderr.write(text)  # which is line-buffered
-        except (OSError, ValueError):  # nobody reads the log any more, or it is closed: no reason to fail
-            return
+        self._writer.write(self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode()).encode())

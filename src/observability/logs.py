@@ -17,6 +17,7 @@ from structlog.dev import RichTracebackFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from src.config import ConfigError, Settings, load_settings
+from src.observability.log_writer import MAX_LINE_BYTES, stderr_writer
 from src.observability.redaction import Redactor, only_colours, quiet_traceback
 
 # They bring handlers and formats of their own, unless told not to.
@@ -25,6 +26,11 @@ SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.
 ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
 # At info they tell of each call of theirs, which is ours to tell.
 CHATTY = ("httpcore", "httpx")
+
+# Bytes of a field in a line that would be too long otherwise.
+MAX_FIELD_BYTES = 1024
+MAX_TRACEBACK_BYTES = 8 * 1024
+TRACEBACKS = ("exception", "stack_trace")
 
 # What a line has, whoever writes it.
 _COMMON: list[Processor] = [
@@ -80,14 +86,38 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"service": {"()": f"{__name__}.formatter_from_environment"}},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "service"}
-        },
+        "handlers": {"stderr": {"class": f"{__name__}.LogHandler", "formatter": "service"}},
         "root": {"handlers": ["stderr"], "level": settings.log_level.upper()},
         "loggers": {name: {"handlers": [], "propagate": True} for name in SERVERS}
         | {name: {"handlers": [], "propagate": False} for name in ACCESS_LOGS}
         | {name: {"level": "WARNING"} for name in CHATTY},
     }
+
+
+class LogHandler(logging.Handler):
+    """Hands each record, formatted, to the writer of the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = stderr_writer()
+        self._writer.describe_dropped = self._describe_dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # logging itself would print the record's arguments
+            line = self.format(_record("log line could not be formatted", by=record.name, error=type(error).__name__))
+        self._writer.write(line.encode(errors="backslashreplace") + b"\n")
+
+    def _describe_dropped(self, lines: int) -> str:
+        return self.format(_record("log lines dropped: nothing read them in time", lines=lines))
+
+
+def _record(event: str, **fields: object) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, event, (), None)
+    vars(record).update(fields)
+    return record
 
 
 def formatter_from_environment() -> logging.Formatter:
@@ -114,7 +144,7 @@ def _renderers(settings: Settings) -> list[Processor]:
     said = structlog.processors.format_exc_info if settings.log_level == "debug" else _add_quiet_traceback
     names = [_as_google_cloud_has_it] if settings.on_cloud_run else []
     to_json = structlog.processors.JSONRenderer(serializer=_to_json)
-    return [said, redactor.by_name, *names, to_json, redactor.by_value]
+    return [said, redactor.by_name, *names, to_json, redactor.by_value, _bounded]
 
 
 def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -164,7 +194,24 @@ def _as_google_cloud_has_it(_logger: WrappedLogger, _method: str, event: EventDi
     return event
 
 
-def _to_json(event: dict[str, Any], **_: Any) -> str:
+def _bounded(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """Cut the fields of a line over 16 KiB: the last bytes of a traceback stay, the first of anything else."""
+    if len(line) * 4 <= MAX_LINE_BYTES or len(line.encode(errors="replace")) < MAX_LINE_BYTES:
+        return str(line)
+    fields = {name: _cut(name, value) for name, value in json.loads(line).items()}
+    return _to_json({**fields, "cut": True})
+
+
+def _cut(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = (value if isinstance(value, str) else _to_json(value)).encode(errors="replace")
+    if name in TRACEBACKS:
+        return text[-MAX_TRACEBACK_BYTES:].decode(errors="ignore")
+    return text[:MAX_FIELD_BYTES].decode(errors="ignore")
+
+
+def _to_json(event: Any, **_: Any) -> str:
     try:
         return orjson.dumps(event, default=repr).decode()
     except TypeError:  # a lone surrogate, which no UTF-8 can hold

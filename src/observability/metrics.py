@@ -25,6 +25,7 @@ from src.circuit_breaker import BreakerStats, CircuitBreaker, State
 from src.errors import as_service_error
 from src.grpc_hooks import PROBE_METHODS, Rpc, RpcHook
 from src.llm import LlmCall
+from src.observability.log_writer import stderr_writer
 from src.observability.metrics_server import MetricsServer
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
@@ -125,8 +126,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._log_lines_dropped = Counter(
+            "log_lines_dropped", "Log lines dropped because nothing read them in time.", registry=registry
+        )
         self._known_requests: dict[tuple[str, str, int], Histogram] = {}
         self.active = {"http": 0, "grpc": 0}
+        self._last_dropped = 0
         self._last_buckets = BucketStats(0, 0)
         self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
         self._last_cache = CacheStats(0, 0, 0, 0)
@@ -204,6 +209,9 @@ class Metrics:
         self._decisions.labels("allowed").inc(buckets.allowed - before.allowed)
         self._decisions.labels("refused").inc(buckets.refused - before.refused)
         self._last_buckets = buckets
+        dropped = stderr_writer().dropped
+        self._log_lines_dropped.inc(dropped - self._last_dropped)
+        self._last_dropped = dropped
         for protocol, active in self.active.items():
             self._active.labels(protocol).set(active)
         if self._watched.breaker is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import grpc
 import httpx
@@ -52,6 +52,9 @@ COMMANDS: dict[str, list[str]] = {
 class Service:
     """A running service; a context manager that starts and stops it.
 
+    Attributes:
+        stderr: Where its log goes; set it before the start for a log that `output` then lacks.
+
     Args:
         command: What to run; `{port}` in it becomes the REST port.
         env: Settings beside the ports, the model (`offline/demo` unless given) and loopback as address.
@@ -72,10 +75,11 @@ class Service:
             **env,
         }
         self._output = TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self.stderr: IO[bytes] | int = self._output
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output, start_new_session=True
+            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self.stderr, start_new_session=True
         )
         self.http = httpx.Client(base_url=self.rest_url, timeout=30, trust_env=False)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")

@@ -1,0 +1,198 @@
+"""Writes log lines to stderr from a thread, so that a reader that stalls holds up nothing but the log.
+
+Lines wait in a queue that is bounded in lines and bytes. When it is full, new lines are dropped and counted; once the
+reader is back, a line of the log gives their number.
+"""
+
+import atexit
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from queue import Empty, SimpleQueue
+
+MAX_LINE_BYTES = 16 * 1024
+MAX_QUEUED_LINES = 16_384
+MAX_QUEUED_BYTES = 4 * 1024 * 1024
+# Seconds that lines wait for others while the process serves: one wake-up of the thread for all of them.
+BATCH_SECONDS = 0.01
+# Seconds that a line is waited for while the process does not serve. It may end at any moment then, and take the line
+# with it.
+PROMPT_SECONDS = 0.25
+EXIT_SECONDS = 0.5  # for what is left at the end
+# A pipe takes this many bytes at once or not at all (POSIX: PIPE_BUF is at least 512, on Linux 4096), so lines of
+# several workers do not mix.
+MAX_WRITE_BYTES = select.PIPE_BUF
+_CUT = "…\n".encode()
+
+Sink = Callable[[bytes], None]
+
+
+class LogWriter:
+    """A bounded queue of log lines, and the thread that writes them. `write` never waits for the reader for long.
+
+    It may be called from any thread, from signal handlers and from destructors.
+
+    Attributes:
+        dropped: Lines dropped so far in this process.
+        describe_dropped: Makes the log line about that many lines dropped.
+
+    Args:
+        sink: Writes bytes, and may block as long as it likes.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.describe_dropped: Callable[[int], str] = "{} log lines dropped".format
+        self.renew()
+
+    def renew(self) -> None:
+        """Start anew in the child of a fork, which has neither the thread nor a part in the lines of its parent."""
+        self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._is_batching = self._is_stalled = False
+        self.dropped = self._reported = 0
+        # The lock guards the counts of what was put; those of what was written belong to the thread.
+        self._put_lines = self._put_bytes = self._written_lines = self._written_bytes = 0
+
+    def write(self, line: bytes) -> None:
+        """Queue a line, its line feed included; a longer one than 16 KiB is cut.
+
+        While the process does not serve (see `batching`), wait a quarter of a second for it to be written.
+        """
+        if len(line) > MAX_LINE_BYTES:
+            line = line[: MAX_LINE_BYTES - len(_CUT)].decode(errors="ignore").encode() + _CUT
+        with self._lock:
+            if not self._has_room(len(line)):
+                self.dropped += 1
+                return
+            self._put_lines += 1
+            self._put_bytes += len(line)
+            self._queue.put(line)
+            if self._thread is None:
+                self._start()
+        if not self._is_batching and not self._is_stalled:
+            self._is_stalled = not self.flush(PROMPT_SECONDS)
+
+    @contextmanager
+    def batching(self) -> Iterator[None]:
+        """Write lines together a few milliseconds later, and wait for none of them: for the time an event loop runs."""
+        self._is_batching = True
+        try:
+            yield
+        finally:
+            self._is_batching = False
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all lines so far are written, at most this long. Return whether they are."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return True
+        written = threading.Event()
+        self._queue.put(written)
+        return written.wait(seconds)
+
+    def close(self) -> None:
+        """Write what is left, in half a second at most."""
+        self._is_batching = False
+        self._is_stalled = not self.flush(EXIT_SECONDS)
+
+    def _has_room(self, size: int) -> bool:
+        lines = self._put_lines - self._written_lines
+        return lines < MAX_QUEUED_LINES and self._put_bytes - self._written_bytes + size <= MAX_QUEUED_BYTES
+
+    def _start(self) -> None:
+        """Start the thread, with all signals blocked: they are for the main thread, and must interrupt its waits."""
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads; the next line tries again
+            self._thread = None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _run(self) -> None:
+        while True:
+            items = [self._queue.get()]
+            if self._is_batching:
+                time.sleep(BATCH_SECONDS)
+            with suppress(Empty):
+                while True:
+                    items.append(self._queue.get_nowait())
+            dropped = self.dropped  # after all of these lines: they have emptied the queue
+            self._write_in_order(items)
+            self._report(dropped)
+
+    def _write_in_order(self, items: "list[bytes | threading.Event]") -> None:
+        """Write the lines, in chunks that a pipe takes at once; set each event when all before it are written."""
+        chunk: list[bytes] = []
+        size = 0
+        for item in items:
+            if chunk and (isinstance(item, threading.Event) or size + len(item) > MAX_WRITE_BYTES):
+                self._write_chunk(chunk)
+                chunk, size = [], 0
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                chunk.append(item)
+                size += len(item)
+        if chunk:
+            self._write_chunk(chunk)
+
+    def _write_chunk(self, lines: list[bytes]) -> None:
+        data = b"".join(lines)
+        self._sink(data)
+        self._written_lines += len(lines)
+        self._written_bytes += len(data)
+        self._is_stalled = False
+
+    def _report(self, dropped: int) -> None:
+        """Write how many lines were dropped since the last report."""
+        if dropped > self._reported:
+            self._sink(self.describe_dropped(dropped - self._reported).encode() + b"\n")
+            self._reported = dropped
+
+
+@cache
+def stderr_writer() -> LogWriter:
+    """The process' one writer of log lines."""
+    writer = LogWriter(write_to_stderr)
+    os.register_at_fork(after_in_child=writer.renew)
+    atexit.register(writer.close)
+    return writer
+
+
+def write_to_stderr(data: bytes) -> None:
+    """Write all of it, however long it takes. Where stderr is closed, or nobody reads it any more, it is lost."""
+    stream = sys.stderr
+    if stream is None:  # closed when the process started; its number may be another file's by now
+        return
+    with suppress(OSError, ValueError):
+        is_replaced = stream is not sys.__stderr__  # as by tests
+        if is_replaced:
+            stream.write(data.decode())
+        else:
+            # Past the stream's own buffer, whose lock a blocked thread would hold while the process wants to end.
+            _write_all(stream.fileno(), data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:  # whoever started the process shares this pipe, and has made it non-blocking
+            select.select([], [fd], [])
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stderr."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
