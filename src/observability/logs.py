@@ -25,7 +25,7 @@ SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.
 # The service writes the access log itself.
 ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
 # At info they tell of each call of theirs, which is ours to tell.
-CHATTY = ("httpcore", "httpx")
+CHATTY = ("google_genai", "httpcore", "httpx", "httpx2", "openai", "ollama")
 
 # Bytes of a field in a line that would be too long otherwise.
 MAX_FIELD_BYTES = 1024
@@ -138,8 +138,15 @@ def _formatter(settings: Settings) -> logging.Formatter:
 def _renderers(settings: Settings) -> list[Processor]:
     redactor = Redactor(settings.secrets)
     if settings.log_format == "console":
-        # Local variables would show prompts and keys.
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=RichTracebackFormatter(show_locals=False))
+        colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"  # no-color.org
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=colours,
+            sort_keys=False,  # method, path and status first
+            # Local variables would show prompts and keys.
+            exception_formatter=RichTracebackFormatter(
+                show_locals=False, color_system="truecolor" if colours else None
+            ),
+        )
         return [redactor.by_name, renderer, only_colours, redactor.by_value]
     said = structlog.processors.format_exc_info if settings.log_level == "debug" else _add_quiet_traceback
     names = [_as_google_cloud_has_it] if settings.on_cloud_run else []

@@ -12,10 +12,12 @@ from typing import Any
 
 import structlog
 from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,13 +57,62 @@ def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
 
         ids = AwsXRayIdGenerator()
     name = os.environ.get("OTEL_SERVICE_NAME") or service
+    propagate.set_global_textmap(_ReceiveOnly(propagate.get_global_textmap()))
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), id_generator=ids, shutdown_on_exit=False)
+    provider.sampler = OwnDecision(provider.sampler)
     trace.set_tracer_provider(provider)
     return provider
 
 
+class OwnDecision(Sampler):
+    """Samples a caller's trace as one that begins here: the caller chooses its ids, not whether it is exported.
+
+    A ratio is worked out from the trace id, so it gets a random one. Spans of this process follow their parent.
+
+    Args:
+        sampler: Decides for traces that begin here.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._ids = RandomIdGenerator()
+
+    def should_sample(
+        self, parent_context: context.Context | None, trace_id: int, name: str, *rest: Any, **named: Any
+    ) -> SamplingResult:
+        """Return the decision for a span."""
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if not parent.is_valid:
+            return self._sampler.should_sample(parent_context, trace_id, name, *rest, **named)
+        if not parent.is_remote:
+            follow = ALWAYS_ON if parent.trace_flags.sampled else ALWAYS_OFF
+            return follow.should_sample(parent_context, trace_id, name, *rest, **named)
+        own = self._sampler.should_sample(context.Context(), self._ids.generate_trace_id(), name, *rest, **named)
+        return SamplingResult(own.decision, own.attributes, parent.trace_state)
+
+    def get_description(self) -> str:
+        """Return its name and that of the sampler inside."""
+        return f"OwnDecision{{{self._sampler.get_description()}}}"
+
+
+class _ReceiveOnly(TextMapPropagator):
+    """Takes a caller's trace and sends none on: the LLM's provider and hosts of images are strangers."""
+
+    def __init__(self, propagator: TextMapPropagator) -> None:
+        self._propagator = propagator
+
+    def extract(self, carrier: Any, *args: Any, **named: Any) -> context.Context:
+        return self._propagator.extract(carrier, *args, **named)
+
+    def inject(self, carrier: Any, *args: Any, **named: Any) -> None: ...
+
+    @property
+    def fields(self) -> set[str]:
+        return self._propagator.fields
+
+
 def instrument_httpx() -> None:
-    """Have httpx make a span of each request, the SDKs' included, and pass the trace on."""
+    """Have httpx make a span of each request, the SDKs' included."""
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
     HTTPXClientInstrumentor().instrument()
