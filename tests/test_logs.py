@@ -23,6 +23,7 @@ from src.errors import ServiceError
 from src.observability import logs
 from src.observability.access_log import AccessLines
 from src.observability.failures import log_failure
+from src.observability.log_writer import MAX_LINE_BYTES
 from src.observability.logs import logging_config
 from src.observability.redaction import HIDDEN, Redactor, client_text, quiet_traceback, visible
 from tests.live.service import ROOT
@@ -141,6 +142,39 @@ def test_a_secret_in_a_long_path_is_hidden_before_the_path_is_cut() -> None:
     long = "x" * 240
     assert "pass" not in client_text(f"{long}://user:password@host/{long}")
     assert "eyJ" not in client_text(f"{long}.eyJ{long * 30}")
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_where_colours_are_refused_there_are_none(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    error = raised(LookupError("x"))
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[" in logs._formatter(settings(log_format="console")).format(record("hello", error=error))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    line = logs._formatter(settings(log_format="console")).format(record("hello", error=error))
+    assert ("\x1b" not in line, "LookupError" in line) == (True, True)
+
+
+def test_an_access_line_for_people_begins_with_method_path_and_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    made = record("request", extra={"method": "GET", "path": "/x", "status": 200, "client": "192.0.2.1"})
+    line = logs._formatter(settings(log_format="console")).format(made)
+    assert re.search(r"request +\[some\.library\] method=GET path=/x status=200 client=192\.0\.2\.1", line), line
+
+
+@given(st.dictionaries(st.text(min_size=1), ANYTHING | st.lists(st.text()), max_size=4), st.integers(0, 30_000))
+def test_a_line_is_json_of_at_most_16_kib(fields: dict[str, Any], size: int) -> None:
+    fields = {f"x_{name}": value for name, value in fields.items()}
+    line = logs._formatter(settings()).format(record("é" * size, extra={**fields, "big": ["x" * 30_000]}))
+    entry = json.loads(line)
+    assert len(line.encode(errors="replace")) < MAX_LINE_BYTES
+    assert (entry["cut"], entry["logger"], entry["level"]) == (True, "some.library", "warning")
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    entry = written(record("failed", extra={"exception": "a frame\n" * 9000 + "KeyError"}))
+    assert (entry["cut"], entry["exception"].splitlines()[-1], entry["event"]) == (True, "KeyError", "failed")
 
 
 def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:

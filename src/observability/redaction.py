@@ -71,7 +71,8 @@ class Redactor:
 
     def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """A processor: the event without the values of fields that are named like secrets, nested ones included."""
-        return {name: HIDDEN if _is_secret(name) else _within(value) for name, value in event.items()}
+        exc_info = {"exc_info": event["exc_info"]} if "exc_info" in event else {}  # has to stay a tuple
+        return {name: HIDDEN if _is_secret(name) else _within(value) for name, value in event.items()} | exc_info
 
     def by_value(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
         """The last processor, which gets the rendered line: it without secrets."""
