@@ -27,6 +27,10 @@ ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn
 # At info they tell of each call of theirs, which is ours to tell.
 CHATTY = ("google_genai", "httpcore", "httpx", "httpx2", "openai", "ollama")
 
+# Loggers that quote what they stumbled over, and what the quotation begins with: asyncio prints whole objects, gRPC
+# metadata that is no UTF-8.
+QUOTES = {"asyncio": "\n", "grpc._cython.cygrpc": " on b"}
+
 # Bytes of a field in a line that would be too long otherwise.
 MAX_FIELD_BYTES = 1024
 MAX_TRACEBACK_BYTES = 8 * 1024
@@ -184,10 +188,11 @@ def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What others' lines have too much: uvicorn's colours, and the objects that asyncio prints whole."""
+    """Take from lines of libraries what quotes clients, and uvicorn's colours."""
     event.pop("color_message", None)
-    if event.get("logger") == "asyncio":
-        event["event"] = event["event"].partition("\n")[0]
+    quote = QUOTES.get(event.get("logger", ""))
+    if quote is not None:
+        event["event"] = event["event"].partition(quote)[0]
     return event
 
 
