@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias
@@ -10,27 +10,24 @@ from urllib.parse import unquote
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from src.errors import PayloadTooLarge, RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
+from src.errors import RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
 from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, caller_key, current_rpc
+from src.grpc_requests import Reader, RequestReaders
 from src.observability.access_log import AccessLines
 from src.observability.failures import log_failure
 from src.rate_limit import BucketStore
 from src.util.client_address import TrustedProxies
 from src.util.deadlines import Deadline, Deadlines
-from src.util.request_id import checked_request_id
+from src.util.request_id import checked_request_id, new_request_id
 
 QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
 UNKNOWN_OPERATION = "unknown"
 
-MAX_PROBE_BYTES = 256  # of a probe's message, which holds the name of a service
-MAX_MESSAGES = 1000  # of one stream of requests
 ABORT_SECONDS = 1.0  # for the status of a failure, which waits behind messages that the client does not read
 
-Work: TypeAlias = Callable[[Context, Rpc], Awaitable[bytes | None]]
-Reader: TypeAlias = Callable[[Context, Rpc], Awaitable[Any]]
+Work: TypeAlias = Callable[[Context, Rpc, Deadline], Awaitable[bytes | None]]
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
@@ -53,8 +50,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._probe_deadlines = Deadlines(min(timeout, PROBE_SECONDS))
         self._proxies = proxies
         self._operations = operations
-        self._waiting: set[Deadline] = set()  # of RPCs whose request message has not arrived
-        self._is_stopping = False
+        self._readers = RequestReaders()
         # Only of registered methods: clients can invent names without end.
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
@@ -63,9 +59,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def stop(self) -> None:
         """End the RPCs whose request message has not arrived: nothing of them is in flight."""
-        self._is_stopping = True
-        for deadline in self._waiting:
-            deadline.expire()
+        self._readers.stop()
 
     async def intercept_service(
         self,
@@ -73,6 +67,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """The handler of this RPC, between its hooks."""
+        try:
+            return await self._find(continuation, handler_call_details)
+        except Exception as error:
+            return _failing(error)
+
+    async def _find(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
         request_id = checked_request_id(metadata_values(metadata, "x-request-id"))
         rpc = Rpc(method, self._operations.get(method, method), metadata, request_id)
@@ -91,7 +95,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         is_probe = method in PROBE_METHODS
         hooks = [hook for hook in self._hooks if not (is_probe and hook.skips_probes)]
         deadlines = self._probe_deadlines if is_probe else self._deadlines
-        read = self._reader(handler, MAX_PROBE_BYTES if is_probe else None)
+        read = self._readers.reader(handler, method)
         # All are made handlers of a stream of requests: grpc calls those when the RPC begins, the others only when
         # the message is there, which may be never.
         if handler.response_streaming:
@@ -113,7 +117,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                     rpc.client = self._client(context, rpc)
                     for hook in hooks:
                         started.append((hook, await hook.on_start(rpc)))
-                    message = await work(context, rpc)
+                    message = await work(context, rpc, deadline)
                 context.set_trailing_metadata(tuple(rpc.trailers))
             except asyncio.CancelledError:
                 rpc.code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
@@ -135,58 +139,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return run
 
     def _timed_out(self) -> ServiceError:
-        return ShuttingDown() if self._is_stopping else TimedOut()
+        return ShuttingDown() if self._readers.is_stopping else TimedOut()
 
     def _client(self, context: Context, rpc: Rpc) -> str:
         """The client's address; `x-forwarded-for` in the metadata counts as the header does over REST."""
         forwarded = metadata_values(rpc.metadata, "x-forwarded-for") if self._proxies else ()
         return self._proxies.client(peer_address(context.peer()), forwarded)
-
-    def _reader(self, handler: Any, max_bytes: int | None) -> Reader:
-        """Reads what the handler takes: one message, or all as they come.
-
-        They are parsed here: grpc would send clients the text of a parser's exception, and log it nowhere.
-        """
-
-        def parse(message: bytes) -> Any:
-            if max_bytes is not None and len(message) > max_bytes:
-                raise PayloadTooLarge
-            try:
-                return handler.request_deserializer(message) if handler.request_deserializer else message
-            except Exception:
-                raise DecodeError from None
-
-        async def one(context: Context, rpc: Rpc) -> Any:
-            message = await self._first_message(context, rpc)
-            if message is grpc.aio.EOF:
-                raise DecodeError("no message")
-            return parse(message)
-
-        async def each(context: Context, rpc: Rpc) -> AsyncIterator[Any]:
-            message = await self._first_message(context, rpc)
-            for _ in range(MAX_MESSAGES):
-                if message is grpc.aio.EOF:
-                    return
-                yield parse(message)
-                message = await context.read()
-            raise PayloadTooLarge
-
-        async def all_of_them(context: Context, rpc: Rpc) -> AsyncIterator[Any]:
-            return each(context, rpc)
-
-        return all_of_them if handler.request_streaming else one
-
-    async def _first_message(self, context: Context, rpc: Rpc) -> Any:
-        if self._is_stopping and rpc.method not in PROBE_METHODS:
-            raise ShuttingDown
-        deadline = rpc.deadline
-        if deadline is None:
-            return await context.read()
-        self._waiting.add(deadline)
-        try:
-            return await context.read()
-        finally:
-            self._waiting.discard(deadline)
 
 
 def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
@@ -212,8 +170,8 @@ def _unary(handler: Any, read: Reader) -> Work:
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
     serialize = handler.response_serializer or bytes
 
-    async def work(context: Context, rpc: Rpc) -> bytes:
-        message: bytes = serialize(await behaviour(await read(context, rpc), context))
+    async def work(context: Context, rpc: Rpc, deadline: Deadline) -> bytes:
+        message: bytes = serialize(await behaviour(await read(context, rpc, deadline), context))
         rpc.sent_bytes = len(message)
         return message
 
@@ -226,9 +184,9 @@ def _streaming(handler: Any, read: Reader) -> Work:
         raise TypeError(f"{behaviour.__qualname__}: handlers of streams have to be asynchronous generators")
     serialize = handler.response_serializer or bytes
 
-    async def work(context: Context, rpc: Rpc) -> None:
+    async def work(context: Context, rpc: Rpc, deadline: Deadline) -> None:
         has_begun = False
-        async with aclosing(behaviour(await read(context, rpc), context)) as messages:
+        async with aclosing(behaviour(await read(context, rpc, deadline), context)) as messages:
             async for message in messages:
                 sent = serialize(message)
                 if not has_begun:
@@ -240,7 +198,16 @@ def _streaming(handler: Any, read: Reader) -> Work:
     return work
 
 
-async def _refuse_unknown(_context: Context, _rpc: Rpc) -> NoReturn:
+def _failing(error: Exception) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A handler for an RPC whose own can't be found because of a bug."""
+
+    async def fail(_requests: Any, context: Context) -> NoReturn:
+        await abort(context, to_grpc_status(error, UNKNOWN_OPERATION, new_request_id()), ())
+
+    return grpc.stream_unary_rpc_method_handler(fail)
+
+
+async def _refuse_unknown(_context: Context, _rpc: Rpc, _deadline: Deadline) -> NoReturn:
     raise RpcRefused("UNIMPLEMENTED", "Method not found!")
 
 

@@ -36,6 +36,10 @@ MAX_FIELD_BYTES = 1024
 MAX_TRACEBACK_BYTES = 8 * 1024
 TRACEBACKS = ("exception", "stack_trace")
 
+# It logs metadata that is not UTF-8 in full, and a traceback for each client that leaves before its answer.
+GRPC = "grpc._cython.cygrpc"
+_CAUSED_BY_CLIENTS = ("Invalid encoding on", "ExecuteBatchError raised")
+
 # What a line has, whoever writes it.
 _COMMON: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -74,6 +78,7 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    logging.getLogger(GRPC).addFilter(_is_about_the_server)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
@@ -167,6 +172,10 @@ def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict)
     if isinstance(error, BaseException):
         event["exception"] = quiet_traceback(error)
     return event
+
+
+def _is_about_the_server(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_CAUSED_BY_CLIENTS)
 
 
 def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:

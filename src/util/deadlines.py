@@ -80,7 +80,9 @@ class Deadline:
         self._all.end(self)
 
     def expire(self) -> None:
-        """Cancel the work, whether its time is up or not."""
+        """Cancel the work, once, whether its time is up or not."""
         self.lift()
+        if self.expired:
+            return
         self.expired = True
         self._task.cancel()

@@ -1,5 +1,6 @@
 """The edge of the gRPC side: ids, log lines, limits, and nothing of ours in a status."""
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from src.generated import service_pb2 as pb
+from src.generated.service_pb2_grpc import GenkitServiceStub
+from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
+from tests.standins import gemini
+from tests.standins.gemini import Gate, GeminiStandIn
 
 JOKE = "/genkit.sample.v1.GenkitService/TellJoke"
 
@@ -158,3 +163,79 @@ def test_an_oversized_message_is_logged(service: Service) -> None:
     error = failure(service.channel.unary_stream(JOKE), b"x" * 1_100_000, metadata=metadata)
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert service.access_line("oversized-1")["method"] == JOKE
+
+
+def test_metadata_that_is_not_utf8_is_logged_nowhere(service: Service) -> None:
+    with RawRpcs(service.grpc_port) as rpcs:
+        secret = (b"authorization", b"Bearer \xff" + b"tok-5121")
+        stream = rpcs.begin(JOKE.encode(), secret, (b"x-request-id", b"not-utf8-1"))
+        rpcs.send(stream, frame(b""), is_last=True)
+        assert rpcs.status(stream) == 0
+    assert service.access_line("not-utf8-1")["code"] == "OK"
+    assert "tok-5121" not in service.output()
+    assert "Invalid encoding" not in service.output()
+
+
+@pytest.mark.parametrize("method", ["TellJoke", "TellStory", "Nothing"])
+def test_a_failure_before_the_first_message_is_trailers_only(service: Service, method: str) -> None:
+    with RawRpcs(service.grpc_port) as rpcs:
+        stream = rpcs.begin(f"/genkit.sample.v1.GenkitService/{method}".encode(), (b"x-request-id", b"trailers-1"))
+        rpcs.send(stream, frame(b"\xff"), is_last=True)
+        [headers] = rpcs.headers(stream)
+    assert headers[b"x-request-id"] == b"trailers-1"
+    assert headers[b"grpc-status"] in (b"3", b"12")
+
+
+@pytest.mark.parametrize("method", ["TellStory", "TellJokeStream"])
+def test_a_client_that_does_not_read_is_ended_in_time(method: str) -> None:
+    with GeminiStandIn() as upstream:
+        upstream.default(gemini.text("w" * 200_000, "upon", gate=(gate := Gate())))
+        with (
+            Service(**gemini_settings(upstream), REQUEST_TIMEOUT="1") as service,
+            RawRpcs(service.grpc_port, window=0) as rpcs,
+        ):
+            stream = rpcs.begin(f"/genkit.sample.v1.GenkitService/{method}".encode(), (b"x-request-id", b"unread-1"))
+            rpcs.send(stream, frame(b""), is_last=True)
+            upstream.wait_for(lambda: upstream.open_calls == 1)
+            gate.release()  # of the first piece, which does not fit into the client's window
+            line = service.access_line("unread-1")
+            assert line["code"] == "DEADLINE_EXCEEDED"
+            assert line["duration_ms"] < 3000
+            upstream.wait_for(lambda: upstream.open_calls == 0)
+
+
+def test_a_clients_retry_policy_recovers_by_itself() -> None:
+    with GeminiStandIn() as upstream:
+        upstream.script(gemini.error(503))
+        upstream.default(gemini.text("fine"))
+        with (
+            Service(**gemini_settings(upstream), CB_FAILURE_THRESHOLD="1", CB_RECOVERY_TIMEOUT="0.3") as service,
+            grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}", [("grpc.service_config", RETRYING)]) as channel,
+        ):
+            stub = GenkitServiceStub(channel)
+            assert stub.PirateChat(pb.ChatRequest()).answer == "fine"
+            upstream.script(gemini.error(503))
+            assert [chunk.text for chunk in stub.TellStory(pb.StoryRequest())] == ["fine"]
+            assert service.output().count('"code":"UNAVAILABLE"') >= 2
+
+
+RETRYING = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.3s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+def gemini_settings(upstream: GeminiStandIn) -> dict[str, str]:
+    return {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}

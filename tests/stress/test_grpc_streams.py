@@ -1,0 +1,96 @@
+"""Hundreds of RPCs that cost a client nothing, of every kind: the service's memory stays flat, and they end in time."""
+
+import json
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+from grpc_health.v1 import health_pb2
+
+from benchmarks.load import megabytes
+from src.generated import service_pb2 as pb
+from tests.live.raw_h2 import RawRpcs, frame
+from tests.live.service import COMMANDS, Service
+
+CONNECTIONS, STREAMS = 3, 100
+SECONDS = 3  # REQUEST_TIMEOUT
+MEGABYTES = 40  # of which grpc's own buffers of three connections are most
+CHECK, WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"
+LONG_NAME = health_pb2.HealthCheckRequest(service="a" * 1_000_000).SerializeToString()
+LONG_STORY = pb.StoryRequest(topic="long " * 200).SerializeToString()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of RPC.
+
+    Attributes:
+        sent: Bytes of the message; it is cut short where `is_whole` is false.
+        window: Bytes of the answer that the client takes.
+        codes: With which they end.
+        stay: How many stay open.
+    """
+
+    method: bytes
+    codes: frozenset[str]
+    sent: bytes = b""
+    is_whole: bool = True
+    window: int = 65_535
+    stay: int = 0
+
+
+def kind(method: bytes, *codes: str, **options: object) -> Kind:
+    return Kind(method, frozenset(codes), **options)  # type: ignore[arg-type]
+
+
+SERVICE = b"/genkit.sample.v1.GenkitService/"
+KINDS = [
+    pytest.param(kind(b"/no.Such/Thing", "UNIMPLEMENTED"), id="unknown"),
+    pytest.param(kind(SERVICE + b"Health", "OK"), id="Health"),
+    pytest.param(kind(b"/grpc.health.v1.Health/List", "OK"), id="List"),
+    pytest.param(kind(CHECK, "DEADLINE_EXCEEDED"), id="Check without a message"),
+    pytest.param(kind(WATCH, "DEADLINE_EXCEEDED"), id="Watch without a message"),
+    pytest.param(kind(SERVICE + b"TellJoke", "DEADLINE_EXCEEDED"), id="TellJoke without a message"),
+    pytest.param(kind(SERVICE + b"TellStory", "DEADLINE_EXCEEDED"), id="TellStory without a message"),
+    pytest.param(kind(WATCH, "UNAVAILABLE", sent=frame(b""), stay=4), id="Watch"),
+    pytest.param(kind(WATCH, "OK", sent=frame(b"\x0a\x03abc")), id="Watch of unknown services"),
+    pytest.param(kind(WATCH, "RESOURCE_EXHAUSTED", sent=frame(LONG_NAME)), id="Watch of long names"),
+    pytest.param(kind(CHECK, "RESOURCE_EXHAUSTED", sent=frame(LONG_NAME)), id="Check of long names"),
+    pytest.param(
+        kind(SERVICE + b"TellStory", "OK", "DEADLINE_EXCEEDED", "UNAVAILABLE", sent=frame(LONG_STORY), window=0),
+        id="unread streams",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds_of_rpcs_leave_the_memory_flat_and_end(server: str, kind: Kind) -> None:
+    workers = 2 if "2 workers" in server else 1
+    with Service(COMMANDS[server], REQUEST_TIMEOUT=str(SECONDS), LOG_LEVEL="debug") as service, ExitStack() as open_:
+        service.stub.Health(pb.HealthRequest())
+        before = megabytes(service)
+        for connection in range(CONNECTIONS):
+            rpcs = open_.enter_context(RawRpcs(service.grpc_port, kind.window))
+            for stream in range(STREAMS):
+                number = rpcs.begin(kind.method, (b"x-request-id", b"flood-%d-%d" % (connection, stream)))
+                if kind.sent:
+                    rpcs.send(number, kind.sent, is_last=True)
+        least = CONNECTIONS * STREAMS - kind.stay * workers
+        codes = wait_for_ends(service, least)
+        assert codes.keys() <= kind.codes
+        assert megabytes(service) - before < MEGABYTES
+        assert service.stub.Health(pb.HealthRequest(), timeout=5).status == "ok"
+
+
+def wait_for_ends(service: Service, least: int) -> Counter[str]:
+    """The codes of the RPCs of the flood that have ended, once these are as many as there have to be."""
+    deadline = time.monotonic() + SECONDS + 15
+    while True:
+        lines = [json.loads(line) for line in service.output().splitlines() if "flood-" in line and line[:1] == "{"]
+        codes = Counter(line["code"] for line in lines if line.get("event") == "rpc")
+        if codes.total() >= least:
+            return codes
+        assert time.monotonic() < deadline, f"only {codes} of {least} have ended"
+        time.sleep(0.1)
