@@ -1,45 +1,61 @@
-"""The end of a process's life: new work is refused, what is under way may finish, and at the end of the grace stops."""
+"""The end of a process's life: new work is refused, work in flight may finish within the grace, then it is ended."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
 
 from src.errors import ShuttingDown
 
 
 class Drain:
-    """Knows the work under way, and ends it in time.
+    """Tracks what is in flight, and ends it in time.
 
     Args:
         grace: Seconds from `begin` that work may go on for.
+        accepting: Seconds from `begin` that new work is still accepted for. Servers take a moment to close their
+            doors; what comes in meanwhile would otherwise fail, although other instances are up.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, *, accepting: float = 0.0) -> None:
         self._grace = grace
+        self._accepting = min(accepting, grace)
         self._limits: set[asyncio.Timeout] = set()
-        self._ends_at: float | None = None  # on the loop's clock; None: not begun
+        self._receiving: set[Receiving] = set()
+        self._calls = 0
+        self._all_ended = asyncio.Event()
+        self._refuses_at = self._ends_at = float("inf")  # on the loop's clock
 
     @property
     def has_begun(self) -> bool:
-        """Whether new work is refused."""
-        return self._ends_at is not None
+        """Whether the process is stopping."""
+        return self._ends_at < float("inf")
 
     @property
     def seconds_left(self) -> float:
-        """Of the grace; all of it before the beginning."""
-        return self._grace if self._ends_at is None else max(0.0, self._ends_at - asyncio.get_running_loop().time())
+        """Seconds left of the grace; all of it before the beginning."""
+        return max(0.0, self._ends_at - asyncio.get_running_loop().time()) if self.has_begun else self._grace
 
     def begin(self) -> None:
-        """Refuse new work, and end in `grace` seconds what is under way. The first call counts."""
+        """End in `grace` seconds what is in flight, and soon refuse new work. The first call counts."""
         if self.has_begun:
             return
-        self._ends_at = asyncio.get_running_loop().time() + self._grace
+        loop = asyncio.get_running_loop()
+        self._refuses_at, self._ends_at = loop.time() + self._accepting, loop.time() + self._grace
         for limit in self._limits:
             limit.reschedule(self._ends_at)
+        if self._accepting:
+            loop.call_at(self._refuses_at, self._end_receiving)
+        else:
+            self._end_receiving()
+
+    def _end_receiving(self) -> None:
+        for waiting in self._receiving:
+            waiting.end()
 
     def check(self) -> None:
         """Raises ShuttingDown where new work is refused."""
-        if self.has_begun:
+        if self.has_begun and asyncio.get_running_loop().time() >= self._refuses_at:
             raise ShuttingDown
 
     @asynccontextmanager
@@ -51,7 +67,7 @@ class Drain:
         """
         self.check()
         try:
-            async with asyncio.timeout(None) as limit:
+            async with asyncio.timeout_at(self._ends_at if self.has_begun else None) as limit:
                 self._limits.add(limit)
                 try:
                     yield
@@ -60,4 +76,65 @@ class Drain:
         except TimeoutError:
             if not limit.expired():
                 raise
+            raise ShuttingDown from None
+
+    def receiving(self) -> "Receiving":
+        """Make a context manager for the wait for a request's body or message, in the task that waits.
+
+        It raises ShuttingDown when new work is refused: nobody knows whether the rest will ever come.
+        """
+        self.check()
+        return Receiving(self._receiving)
+
+    def enter(self) -> None:
+        """Count a request or RPC in, whatever becomes of it."""
+        self._calls += 1
+
+    def leave(self) -> None:
+        """Count it out."""
+        self._calls -= 1
+        if not self._calls:
+            self._all_ended.set()
+
+    async def refusing(self) -> None:
+        """Wait until new work is refused."""
+        await asyncio.sleep(self._refuses_at - asyncio.get_running_loop().time())
+
+    async def finished(self, extra: float) -> None:
+        """Wait until new work is refused and none is in flight, `extra` seconds beyond the grace at most."""
+        await self.refusing()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._ends_at + extra):
+                while self._calls:
+                    self._all_ended.clear()
+                    await self._all_ended.wait()
+
+
+class Receiving:
+    """One wait for a request's body or message. Cheaper than `asyncio.timeout`, since every request has one."""
+
+    __slots__ = ("_all", "_cancelling", "_has_ended", "_task")
+
+    def __init__(self, all_of_them: "set[Receiving]") -> None:
+        self._all = all_of_them
+        self._has_ended = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be told to stop waiting")
+        self._task, self._cancelling = task, task.cancelling()
+        self._all.add(self)
+
+    def end(self) -> None:
+        """Stop waiting."""
+        self._has_ended = True
+        self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._all.discard(self)
+        # Someone else may have cancelled the task as well, and must find it so.
+        if self._has_ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ShuttingDown from None

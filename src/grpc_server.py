@@ -95,12 +95,15 @@ class GrpcServer:
         self._health.start()
 
     def turn_unready(self) -> None:
-        """Report NOT_SERVING; end health watches, and RPCs whose message has not arrived."""
+        """Report NOT_SERVING, and end health watches."""
         self._health.stop()
+
+    def end_waiting(self) -> None:
+        """End RPCs whose message has not arrived."""
         self._interceptor.stop()
 
     async def stop(self, grace: float) -> None:
-        """Accept no RPC any more, and give those in flight `grace` seconds to finish."""
+        """Accept no RPC any more, and give those in flight `grace` seconds to finish; another call may shorten that."""
         await self._server.stop(grace)
 
 

@@ -61,7 +61,8 @@ class OperationEndpoint:
             if not is_json(first_header(scope["headers"], b"content-type")):
                 await send_status(scope, send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
                 return
-            body = await read_body(receive)
+            with self._runner.receiving():
+                body = await read_body(receive)
             input = parse_input(self._operation.input, body or b"{}")
             if self._events is not None:
                 self._runner.check_accepting()

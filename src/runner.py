@@ -10,7 +10,7 @@ from genkit import Action, Genkit
 from pydantic import BaseModel
 
 from src.cache import FlowCache
-from src.drain import Drain
+from src.drain import Drain, Receiving
 from src.errors import as_service_error
 from src.flows import Flows
 from src.operations import OPERATIONS, Operation
@@ -91,6 +91,10 @@ class Runner:
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
         output: BaseModel = result.response
         return output
+
+    def receiving(self) -> Receiving:
+        """Make a context manager for the wait for a request's body; it raises ShuttingDown when the process stops."""
+        return self._drain.receiving()
 
     def check_accepting(self) -> None:
         """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""

@@ -4,9 +4,12 @@ The app's lifespan owns the gRPC server, so whichever ASGI server is used, with 
 come up and drain together.
 """
 
+import asyncio
 import gc
+import os
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +25,7 @@ from src.config import ConfigError, Settings
 from src.drain import Drain
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
+from src.in_flight import RequestsInFlight, RpcsInFlight
 from src.llm import Llm
 from src.observability.log_writer import stderr_writer
 from src.observability.watch import Watch, build_watch
@@ -38,7 +42,10 @@ from src.util.websockets import websockets_as_http
 if TYPE_CHECKING:
     from src.grpc_server import GrpcServer
 
-LAST_WORDS = 0.5  # seconds beyond the grace in which RPCs that it ended tell their clients
+ACCEPTING_SECONDS = 0.2  # from SIGTERM: uvicorn closes its port within 0.1
+STATUS_SECONDS = 0.3  # beyond the grace, for what it ended to send its status
+LAST_WORK_SECONDS = 0.2  # for the last work at least, if calls have used up the grace
+EXIT_SECONDS = 0.3  # for the server to end the lifespan, once nothing is in flight
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +65,7 @@ def build_app(settings: Settings) -> ASGIApp:
         breaker=breaker,
         watchers=watch.llm_calls,
     )
-    drain = Drain(settings.shutdown_grace)
+    drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
     runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, buckets, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
@@ -68,7 +75,7 @@ def build_app(settings: Settings) -> ASGIApp:
     app = rest if settings.sentry_dsn else Shortcut(rest)
     operations = {operation.path: operation.name for operation in OPERATIONS}
     secured = apply_security_middleware(app, settings, buckets, operations)
-    return told_in_one_line(websockets_as_http(watch.requests(secured)))
+    return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:
@@ -103,40 +110,73 @@ class Service:
         self._buckets = buckets
         self._drain = drain
         self._grpc: GrpcServer | None = None
+        self._last_work = AsyncExitStack()
+        self._stopping: asyncio.Task[None] | None = None
+        self._exit: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Bring gRPC up beside REST; at the end drain it."""
+        """Bring gRPC up beside REST, and drain both from the signal on; the end of the lifespan only waits for that."""
         await self._resolve_model()
-        async with self._watch.running(lambda: self._drain.seconds_left):
-            with noticing_stop_signals(self._begin_stop) as begin_serving, stderr_writer().batching():
-                async with self._serving_grpc():
-                    begin_serving()
+        async with self._last_work:
+            await self._last_work.enter_async_context(self._watch.running(self._seconds_for_last_work))
+            on_signal = noticing_stop_signals(lambda: self._begin_stop(may_exit=True))
+            with on_signal as begin_serving, stderr_writer().batching():
+                await self._start_grpc()
+                # What start-up made stays: the collector need not look at it again each time it looks at everything.
+                gc.freeze()
+                self.ready = True
+                self._announce()
+                begin_serving()
+                try:
                     yield
-        log.info("stopped")
+                finally:
+                    self._begin_stop(may_exit=False)
+                    await self._end()
 
-    @asynccontextmanager
-    async def _serving_grpc(self) -> AsyncIterator[None]:
-        await self._start_grpc()
-        # What start-up made stays: the collector need not look at it again each time it looks at everything.
-        gc.freeze()
-        self.ready = True
-        self._announce()
-        try:
-            yield
-        finally:
-            self._begin_stop()
-            await self._stop_grpc()
+    def _begin_stop(self, *, may_exit: bool) -> None:
+        """Turn unready and begin to drain, once.
 
-    def _begin_stop(self) -> None:
-        """Turn unready, once: at the signal where the process sees it, else when the server ends the lifespan."""
+        Args:
+            may_exit: End the process if the server does not end the lifespan when all is done.
+        """
         if not self.ready:
             return
         self.ready = False
         self._drain.begin()
-        if self._grpc is not None:
-            self._grpc.turn_unready()
+        self._stopping = asyncio.create_task(self._stop(may_exit))
         log.info("stopping", grace=self._settings.shutdown_grace)
+
+    async def _stop(self, may_exit: bool) -> None:
+        try:
+            await self._finish_calls()
+            await self._last_work.aclose()
+            log.info("stopped")
+        finally:
+            if may_exit:
+                self._exit = asyncio.get_running_loop().call_later(EXIT_SECONDS, _exit)
+
+    async def _finish_calls(self) -> None:
+        """Send GOAWAY at once; return when neither a request nor an RPC is in flight."""
+        if self._grpc is None:
+            await self._drain.finished(STATUS_SECONDS)
+            return
+        self._grpc.turn_unready()
+        draining = asyncio.create_task(self._grpc.stop(self._drain.seconds_left + STATUS_SECONDS))
+        await self._drain.refusing()
+        self._grpc.end_waiting()
+        await self._drain.finished(STATUS_SECONDS)
+        await self._grpc.stop(STATUS_SECONDS)
+        await draining
+
+    async def _end(self) -> None:
+        if self._stopping is not None:
+            await self._stopping
+        if self._exit is not None:
+            self._exit.cancel()
+
+    def _seconds_for_last_work(self) -> float:
+        return max(LAST_WORK_SECONDS, self._drain.seconds_left)
 
     async def _resolve_model(self) -> None:
         """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""
@@ -147,16 +187,13 @@ class Service:
         if self._settings.grpc_enabled:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
-            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, self._watch.rpc_hooks())
+            hooks = (RpcsInFlight(self._drain), *self._watch.rpc_hooks())
+            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, hooks)
             try:
                 await self._grpc.start()
             except RuntimeError:
                 place = f"GRPC_PORT={self._settings.grpc_port} (--grpc-port)"
                 raise ConfigError(f"{place}: can't listen on {self._settings.host}; is the port taken?") from None
-
-    async def _stop_grpc(self) -> None:
-        if self._grpc is not None:
-            await self._grpc.stop(self._drain.seconds_left + LAST_WORDS)
 
     def _announce(self) -> None:
         settings = self._settings
@@ -178,3 +215,14 @@ class Service:
         if settings.grpc_enabled:
             places["grpc"] = f"{settings.host}:{settings.grpc_port}"
         log.info("service is up", model=settings.model, **places)
+
+
+def _exit() -> None:
+    """End the process although the server still waits for connections: all work is done, and told.
+
+    granian waits for idle HTTP/2 connections and half requests until it is killed, all servers for clients that do not
+    read. An exception would wait for the server's tasks again.
+    """
+    sys.stdout.flush()
+    stderr_writer().close()
+    os._exit(0)

@@ -71,3 +71,82 @@ def test_a_client_who_leaves_and_a_timeout_of_the_work_itself_stay_what_they_are
                 raise TimeoutError
 
     asyncio.run(scenario())
+
+
+def test_what_comes_while_servers_close_their_doors_is_accepted_and_has_the_same_end() -> None:
+    async def scenario() -> None:
+        drain = Drain(0.2, accepting=0.1)
+        drain.begin()
+        late = asyncio.create_task(work(drain, asyncio.Event()))
+        await asyncio.sleep(0)
+        assert drain.has_begun
+        await drain.refusing()
+        with pytest.raises(ShuttingDown):
+            drain.check()
+        assert not late.done()
+        with pytest.raises(ShuttingDown):
+            await late
+
+    asyncio.run(scenario())
+
+
+async def receive(drain: Drain, until: asyncio.Event) -> str:
+    with drain.receiving():
+        await until.wait()
+    return "received"
+
+
+def test_a_wait_for_a_body_ends_when_new_work_is_refused() -> None:
+    async def scenario() -> None:
+        drain, arrived = Drain(60), asyncio.Event()
+        stalled = asyncio.create_task(receive(drain, asyncio.Event()))
+        complete = asyncio.create_task(receive(drain, arrived))
+        arrived.set()
+        assert await complete == "received"
+        drain.begin()
+        with pytest.raises(ShuttingDown):
+            await stalled
+        with pytest.raises(ShuttingDown):
+            await receive(drain, arrived)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_who_leaves_in_the_middle_of_its_body_stays_one() -> None:
+    async def scenario() -> None:
+        drain = Drain(60)
+        left = asyncio.create_task(receive(drain, asyncio.Event()))
+        await asyncio.sleep(0)
+        left.cancel()
+        drain.begin()
+        await asyncio.gather(left, return_exceptions=True)
+        assert left.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_it_is_finished_when_the_last_call_has_left() -> None:
+    async def scenario() -> None:
+        drain = Drain(60, accepting=0.01)
+        drain.enter()
+        drain.enter()
+        drain.begin()
+        finished = asyncio.create_task(drain.finished(extra=1))
+        drain.leave()
+        await asyncio.sleep(0.05)
+        assert not finished.done()
+        drain.leave()
+        await asyncio.wait_for(finished, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_never_leaves_holds_it_up_for_the_grace_and_a_little_more() -> None:
+    async def scenario() -> None:
+        drain = Drain(0.05)
+        drain.enter()
+        drain.begin()
+        await asyncio.wait_for(drain.finished(extra=0.05), 5)
+        assert drain.seconds_left == 0
+
+    asyncio.run(scenario())

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # A room is one concern. A package stands for all its modules that no other room names.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "Start": ("__main__", "main", "asgi", "service", "app_init"),
+    "Start": ("__main__", "main", "asgi", "service", "in_flight", "app_init"),
     "Watching": ("observability",),
     "The chain": ("security",),
     "REST": ("rest", "rest_endpoints"),

@@ -70,10 +70,10 @@ class Watch:
 
     @asynccontextmanager
     async def running(self, seconds_left: Callable[[], float]) -> AsyncIterator[None]:
-        """From start-up to the end of the last request; what is left of the spans is sent then.
+        """From start-up to the end of the last request; what is left of spans and reports to Sentry is sent then.
 
         Args:
-            seconds_left: Of the grace, when asked.
+            seconds_left: What that may take, when asked.
         """
         try:
             if self.metrics is None:
@@ -86,6 +86,10 @@ class Watch:
                 from src.observability.traces import flush
 
                 await asyncio.to_thread(flush, self.traces, seconds_left())
+            if self.settings.sentry_dsn:
+                import sentry_sdk
+
+                await asyncio.to_thread(sentry_sdk.flush, seconds_left())
 
 
 def build_watch(

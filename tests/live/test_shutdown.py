@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.generated import service_pb2 as pb
+from src.service import ACCEPTING_SECONDS
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
 from tests.standins import gemini
@@ -62,6 +63,15 @@ def is_ready(service: Service) -> bool:
         return False
 
 
+def is_serving(health: Any) -> bool:
+    """What a probe by gRPC finds. After GOAWAY it is a refused connection."""
+    try:
+        return bool(health.Check(health_pb2.HealthCheckRequest()).status != NOT_SERVING)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        return False
+
+
 def eventually(check: Any, seconds: float = 1.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -81,10 +91,12 @@ def test_at_the_signal_it_turns_unready_and_takes_no_new_work(name: str, upstrea
         rest = clients.submit(outcome_over_rest, service, "/chat")
         rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
         upstream.wait_for(lambda: upstream.open_calls == 2)
+        began = time.monotonic()
         service.terminate()
-        assert eventually(lambda: health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING)
+        assert eventually(lambda: not is_serving(health))
         assert eventually(lambda: not is_ready(service))
         assert outcome_over_grpc(service.stub.TellStory, pb.StoryRequest()) == grpc.StatusCode.UNAVAILABLE
+        time.sleep(max(0.0, began + ACCEPTING_SECONDS - time.monotonic()))
         assert outcome_over_rest(service, "/chat") in (503, "ConnectError", "ReadError", "RemoteProtocolError")
         gate.release(2)
         assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)

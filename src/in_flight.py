@@ -1,0 +1,39 @@
+"""Counts requests and RPCs in and out, so that the drain waits for their responses too, not only for their work."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from src.drain import Drain
+from src.grpc_hooks import Rpc, RpcHook
+
+
+class RequestsInFlight:
+    """The layer around all others."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self.app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        self._drain.enter()
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._drain.leave()
+
+
+class RpcsInFlight(RpcHook):
+    """The hook around all others."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+
+    async def on_start(self, _rpc: Rpc) -> None:
+        """Count it in."""
+        self._drain.enter()
+
+    def on_end(self, _token: None, _rpc: Rpc) -> None:
+        """Count it out."""
+        self._drain.leave()
