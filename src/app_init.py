@@ -40,13 +40,16 @@ def build_genkit(settings: Settings) -> "Genkit":
     if provider in EXTRAS and find_spec(EXTRAS[provider]) is None:
         raise ConfigError(f"MODEL={settings.model!r} (--model): needs the extra {provider!r}, which is not installed")
     from genkit import Genkit
+    from genkit.model import ModelRef
 
     module = import_module(f"src.providers.{provider}")
+    config = module.config(settings.max_output_tokens)
+    model = ModelRef(name=settings.model, config_schema=type(config), config=config)
     if provider == "offline":
-        ai = Genkit(model=settings.model, prompt_dir=PROMPTS)
+        ai = Genkit(model=model, prompt_dir=PROMPTS)
         module.register(ai)
         return ai
-    return Genkit(plugins=[module.plugin(settings)], model=settings.model, prompt_dir=PROMPTS)
+    return Genkit(plugins=[module.plugin(settings)], model=model, prompt_dir=PROMPTS)
 
 
 def close_genkit(settings: Settings) -> None:

@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     llm_timeout: int = Field(
         120_000, ge=1, le=3_600_000, description="Milliseconds that one LLM call may take, wall clock over all of it."
     )
+    max_output_tokens: int = Field(
+        8192, ge=1, le=1_000_000, description="Maximum tokens of one answer of the model, its thinking included."
+    )
     llm_max_concurrency: int = Field(
         64, ge=1, le=10_000, description="LLM calls under way at once; as many wait, the others are refused."
     )

@@ -8,6 +8,7 @@ import httpcore
 import httpx
 
 from src.config import Settings
+from src.providers.wire import respell
 
 CONNECT_SECONDS = 5.0  # a host that is down must not cost a caller the whole of LLM_TIMEOUT
 IDLE_SECONDS = 60.0
@@ -26,6 +27,7 @@ def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
 
     async def split_timeouts(request: httpx.Request) -> None:
         request.extensions["timeout"] = timeout.as_dict()
+        request.headers["accept-encoding"] = "identity"  # `respell` reads the bytes as they come
 
     return {
         "limits": httpx.Limits(
@@ -34,7 +36,7 @@ def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
             keepalive_expiry=IDLE_SECONDS,
         ),
         "timeout": timeout,
-        "event_hooks": {"request": [split_timeouts]},
+        "event_hooks": {"request": [split_timeouts], "response": [respell]},
     }
 
 

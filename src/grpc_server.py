@@ -16,12 +16,12 @@ from src.grpc_aio import Server
 from src.grpc_errors import Context
 from src.grpc_health import SERVICE_NAME as HEALTH_SERVICE
 from src.grpc_health import HealthService
-from src.grpc_hooks import RpcHook
+from src.grpc_hooks import RpcHook, current_rpc
 from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
 from src.observability.access_log import AccessLines
 from src.operations import OPERATIONS, Operation
 from src.rate_limit import BucketStore
-from src.runner import Runner
+from src.runner import Result, Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
 
@@ -155,6 +155,7 @@ def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodH
     async def unary(request: Message, _context: Context) -> bytes:
         input = to_input(operation, request)
         result = runner.kept(operation, input) or await runner.run(operation, input)
+        _send_marks(result)
         return result.encoded(encode)
 
     async def stream(request: Message, _context: Context) -> AsyncIterator[Message]:
@@ -162,10 +163,17 @@ def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodH
             async for item in items:
                 if isinstance(item, str):
                     yield response_type(text=item)
+                else:
+                    _send_marks(item)
 
     if operation.streamed:
         return grpc.unary_stream_rpc_method_handler(stream, request_type.FromString, response_type.SerializeToString)
     return grpc.unary_unary_rpc_method_handler(unary, request_type.FromString)
+
+
+def _send_marks(result: Result) -> None:
+    if result.marks.truncated:
+        current_rpc().trailers.append(("x-truncated", "1"))
 
 
 def _message_class(descriptor: Descriptor) -> type[Message]:

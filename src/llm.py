@@ -31,6 +31,7 @@ from src.bulkhead import Bulkhead
 from src.circuit_breaker import CircuitBreaker
 from src.errors import ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
 from src.json_format import JSON_FORMAT, define_json_format
+from src.marks import collecting_marks, mark_truncated
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
 from src.request_guard import check_request
 from src.util.text import well_formed
@@ -41,6 +42,7 @@ T = TypeVar("T")
 OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
@@ -101,7 +103,7 @@ class Llm:
         return await self._ai.run(name=name, fn=function)
 
     async def text(self, system: Instruction, *user: UserPart, on_text: Callable[[str], None] | None = None) -> str:
-        """Return the model's answer, never empty. `on_text` gets each chunk of it as it comes.
+        """Return the model's answer, never empty; one that was cut off is marked so. `on_text` gets each chunk of it.
 
         Args:
             system: The system prompt.
@@ -111,8 +113,11 @@ class Llm:
             ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: as the table of errors says.
             TypeError: a part is none of `src.prompt`, a string for example.
         """
-        response = await self._call(_CallState(_messages(system, user), on_text))
-        return response.text
+        state = _CallState(_messages(system, user), on_text)
+        response = await self._call(state)
+        if state.truncated:
+            mark_truncated()
+        return well_formed(response.text)
 
     async def structured(
         self, schema: type[OutputT], system: Instruction, *user: UserPart, tools: Sequence[Tool] = ()
@@ -150,19 +155,21 @@ class Llm:
     async def _bounded(self, state: "_CallState", call: LlmCall) -> ModelResponse[Any]:
         token = _current_call.set(state)
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._generate(state)
+            with collecting_marks() as marks:
+                async with asyncio.timeout(self._timeout):
+                    response = await self._generate(state)
         except TimeoutError:
             raise TimedOut("The language model took longer than allowed.") from None
         finally:
             _current_call.reset(token)
         if state.refusal is not None:
             raise state.refusal
+        state.truncated = marks.truncated or response.finish_reason == FinishReason.LENGTH
         call.note(response)
         raise_for_failure(response, state.upstream_wait)
         if state.schema is not None:
             state.output = response.output  # which Genkit reads and checks anew each time
-            if not isinstance(state.output, state.schema):
+            if state.truncated or not isinstance(state.output, state.schema):
                 raise ModelFailed
         return response
 
@@ -216,6 +223,7 @@ class _CallState:
     Attributes:
         upstream_wait: Seconds for which the provider asked to be left alone.
         refusal: Why a request was not sent to the provider.
+        truncated: The answer was cut off at the limit of tokens.
     """
 
     messages: list[Message]
@@ -225,6 +233,7 @@ class _CallState:
     output: Any = None
     upstream_wait: float = 0.0
     refusal: ServiceError | None = None
+    truncated: bool = False
 
 
 # Genkit copies middleware for each call, so a call's state can't be kept on it.
@@ -257,6 +266,8 @@ class _Call(BaseMiddleware[Any]):
         state = _current_call.get()
         try:
             check_request(params.request.messages, state.messages)
+            for tool in params.request.tools or ():
+                tool.input_schema = tool.input_schema or NO_ARGUMENTS  # OpenAI refuses an empty schema
             return await next_fn(params, ctx)
         except ServiceError as refusal:
             state.refusal = refusal  # of what is raised here, Genkit's response tells no more than the message

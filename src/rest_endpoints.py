@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
 from src.responses import JSON, guarded, send_invalid, send_response, send_status
-from src.runner import KeepAlive, Runner
+from src.runner import KeepAlive, Result, Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
 from src.util.scope import CLIENT_LEFT, first_header
@@ -25,6 +25,7 @@ from src.util.text import replace_lone_escapes
 
 KEEP_ALIVE_SECONDS = 15.0  # proxies end a connection that is silent for a minute
 KEEP_ALIVE: Message = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
+TRUNCATED = {"x-truncated": "1"}
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +69,9 @@ class OperationEndpoint:
                 self._runner.check_accepting()
                 await self._events.send(input, receive, send)
             else:
-                await send_response(send, HTTPStatus.OK, JSON, await self._output(input, receive))
+                result = await self._result(input, receive)
+                headers = TRUNCATED if result.marks.truncated else None
+                await send_response(send, HTTPStatus.OK, JSON, result.encoded(_to_json), headers)
         except BrokenOff:
             await send_status(scope, send, HTTPStatus.BAD_REQUEST)
         except ClientGone:
@@ -79,11 +82,11 @@ class OperationEndpoint:
         except ServiceError as failure:
             await response.fail(scope, send, failure)
 
-    async def _output(self, input: BaseModel, receive: Receive) -> bytes:
+    async def _result(self, input: BaseModel, receive: Receive) -> Result:
         result = self._runner.kept(self._operation, input)
         if result is None:
             result = await while_connected(receive, self._runner.run(self._operation, input))
-        return result.encoded(_to_json)
+        return result
 
 
 def without_body(send: Send) -> Send:
@@ -170,13 +173,11 @@ class EventStream:
     async def _events(self, input: BaseModel, keep_alive: KeepAlive) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._runner.stream(self._operation, input, keep_alive)) as items:
             async for item in items:
-                yield _event(self._data(item))
+                yield _event({"chunk": item} if isinstance(item, str) else self._last(item))
 
-    def _data(self, item: str | BaseModel) -> dict[str, Any]:
-        if isinstance(item, str):
-            return {"chunk": item}
-        field = self._operation.text_field or ""
-        return {"done": True, field: getattr(item, field)}
+    def _last(self, result: Result) -> dict[str, Any]:
+        marks = {"truncated": True} if result.marks.truncated else {}
+        return {"done": True, **result.text(self._operation), **marks}
 
 
 def _event(data: dict[str, Any]) -> bytes:

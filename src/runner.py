@@ -13,6 +13,7 @@ from src.cache import FlowCache
 from src.drain import Drain, Receiving
 from src.errors import as_service_error
 from src.flows import Flows
+from src.marks import Marks, collecting_marks
 from src.operations import OPERATIONS, Operation
 from src.util.hash import cache_key
 
@@ -20,12 +21,17 @@ MAX_WAITING_CHUNKS = 64
 
 
 class Result:
-    """A flow's output, as bytes in each form that was asked for: each is made once, and nobody gets the model."""
+    """A flow's output, as bytes in each form that was asked for, and its marks. Each form is made once.
 
-    __slots__ = ("_forms", "_output")
+    Attributes:
+        marks: How the output came about. They stay with it in the cache.
+    """
 
-    def __init__(self, output: BaseModel) -> None:
+    __slots__ = ("_forms", "_output", "marks")
+
+    def __init__(self, output: BaseModel, marks: Marks) -> None:
         self._output = output
+        self.marks = marks
         self._forms: dict[Callable[[Any], bytes], bytes] = {}
 
     def encoded(self, encode: Callable[[Any], bytes]) -> bytes:
@@ -34,6 +40,11 @@ class Result:
         if form is None:
             form = self._forms[encode] = encode(self._output)
         return form
+
+    def text(self, operation: Operation) -> dict[str, str]:
+        """The output's field that a streamed operation's chunks add up to."""
+        field = operation.text_field or ""
+        return {field: getattr(self._output, field)}
 
 
 class Runner:
@@ -79,18 +90,15 @@ class Runner:
             key = cache_key(operation.name, self._model, input)
             return await self._cache.get(key, lambda: self._result(operation, input))
 
-    async def _result(self, operation: Operation, input: BaseModel) -> Result:
-        return Result(await self._output(operation, input))
-
-    async def _output(
+    async def _result(
         self, operation: Operation, input: BaseModel, on_text: Callable[[str], None] | None = None
-    ) -> BaseModel:
+    ) -> Result:
         try:
-            result = await self._actions[operation.name].run(input, on_chunk=on_text)
+            with collecting_marks() as marks:
+                result = await self._actions[operation.name].run(input, on_chunk=on_text)
         except Exception as error:
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
-        output: BaseModel = result.response
-        return output
+        return Result(result.response, marks)
 
     def receiving(self) -> Receiving:
         """Make a context manager for the wait for a request's body; it raises ShuttingDown when the process stops."""
@@ -110,8 +118,8 @@ class Runner:
 
     async def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
-    ) -> AsyncGenerator[str | BaseModel, None]:
-        """Each chunk's text, and last the whole answer. Closing the generator ends the LLM call.
+    ) -> AsyncGenerator[str | Result, None]:
+        """Each chunk's text, and last the whole result. Closing the generator ends the LLM call.
 
         The flow runs in a task that this generator owns: Genkit's own `flow.stream()` leaves its task running
         when the consumer has gone.
@@ -130,9 +138,9 @@ class Runner:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "Chunks") -> BaseModel:
+    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "Chunks") -> Result:
         async with self._drain.work():
-            return await self._output(operation, input, chunks.put)
+            return await self._result(operation, input, chunks.put)
 
 
 class KeepAlive(NamedTuple):

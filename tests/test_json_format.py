@@ -1,4 +1,4 @@
-"""Answers are read as Genkit reads them, but not by its slow parser where they are JSON."""
+"""Answers are read as Genkit reads them, but only where they are JSON, and not by its slow parser."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def test_json_is_read_as_genkit_reads_it(value: object, indent: int | None) -> N
     assert read(JSON_FORMAT, text) == read("json", text)
 
 
-@pytest.mark.parametrize("wrap", ["%s", "```%s```", "%s // and more"])
+@pytest.mark.parametrize("wrap", ["%s", "```%s```", "%s and more"])
 def test_surrogates_are_joined_or_replaced(wrap: str) -> None:  # Genkit leaves halves, which nothing can encode
     answer = wrap % r'{"\ud83d\ude00": ["\ud83d\ude00", "\ud83d", "\ude00\ud83d"]}'
     assert read(JSON_FORMAT, answer) == {"\U0001f600": ["\U0001f600", "\ufffd", "\ufffd\ufffd"]}
@@ -60,18 +60,30 @@ def test_an_object_among_words_is_found(wrap: str, value: dict[str, object]) -> 
     assert read(JSON_FORMAT, wrap.replace("{}", json.dumps(value))) == value
 
 
-@pytest.mark.parametrize("text", ['{"a": 1,}', "{a: 1}", "{'a': 1}", '{"a": "cut o', "// why\n{a: 1}"])
-def test_what_only_genkit_can_read_it_reads(text: str) -> None:
-    expected = read("json", text)
-    assert isinstance(expected, dict)
-    assert read(JSON_FORMAT, text) == expected
+@pytest.mark.parametrize(
+    "text", ['{"a": 1,}', "{a: 1}", "{'a': 1}", '{"a": "cut o', "// why\n{a: 1}", "", "{", "1" * 5000]
+)
+def test_what_is_no_json_is_not_made_into_any(text: str) -> None:
+    assert read(JSON_FORMAT, text) is ValueError
+
+
+@given(value=st.dictionaries(st.text(), JSON, min_size=1), data=st.data())
+def test_an_object_that_was_cut_off_is_refused_wherever_the_cut_is(
+    value: dict[str, object], data: st.DataObject
+) -> None:
+    text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    assert read(JSON_FORMAT, cut) is ValueError
+
+
+def test_line_ends_and_tabs_in_strings_are_taken_as_they_are() -> None:
+    assert read(JSON_FORMAT, '{"a": "b\n\tc\r\n\x0b"}') == {"a": "b\n\tc\r\n\x0b"}
 
 
 @given(st.text(st.sampled_from('{}[]":,\\ ab1\n')))
-def test_nonsense_is_refused_where_genkit_refuses_it(text: str) -> None:
-    genkits, ours = read("json", text), read(JSON_FORMAT, text)
-    # An object that follows something in brackets is found here alone.
-    assert ours == genkits or isinstance(ours, dict)
+def test_nonsense_is_refused_or_holds_json(text: str) -> None:
+    found = read(JSON_FORMAT, text)
+    assert found is ValueError or "".join(json.dumps(found).split()) in "".join(text.split()) or isinstance(found, dict)
 
 
 def test_a_changed_answer_is_read_anew() -> None:
@@ -117,4 +129,4 @@ def test_a_long_answer_is_read_in_one_pass_of_the_fast_parser(monkeypatch: pytes
     llm = Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None)
     result = asyncio.run(llm.structured(Translation, *HELLO))
     assert len(result.translated_text) == 8000
-    loads.assert_called_once_with(answer)
+    loads.assert_called_once_with(answer, strict=False)

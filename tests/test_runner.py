@@ -3,10 +3,20 @@
 import asyncio
 
 import pytest
+from genkit import ActionRunContext, FinishReason, Genkit, Message, ModelRequest, ModelResponse, Part, Role
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.runner import MAX_WAITING_CHUNKS, Chunks, KeepAlive
+from src.bulkhead import Bulkhead
+from src.cache import FlowCache
+from src.drain import Drain
+from src.flows import Flows
+from src.image_fetch import ImageFetcher
+from src.llm import Llm
+from src.operations import OPERATIONS
+from src.prompt import PROMPTS
+from src.runner import MAX_WAITING_CHUNKS, Chunks, KeepAlive, Result, Runner
+from src.schemas import ImageRequest
 
 
 @given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))
@@ -91,3 +101,25 @@ def test_a_stream_can_be_cancelled_while_it_is_silent() -> None:
             await reading
 
     asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+def test_the_mark_of_a_text_that_was_cut_off_stays_with_it_in_the_cache() -> None:
+    calls = []
+
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        calls.append(request)
+        message = Message(role=Role.MODEL, content=[Part(text="A dot, and")])
+        return ModelResponse(message=message, finish_reason=FinishReason.LENGTH)
+
+    ai = Genkit(model="test/model", prompt_dir=PROMPTS)
+    ai.define_model(name="test/model", fn=model)
+    flows = Flows(Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None), ImageFetcher())
+    cache: FlowCache[Result] = FlowCache(ttl=300, max_size=8)
+    runner = Runner(ai, flows, model="test/model", cache=cache, drain=Drain(1))
+    [describe_image] = [operation for operation in OPERATIONS if operation.flow is Flows.describe_image]
+
+    async def scenario() -> list[bool]:
+        return [(await runner.run(describe_image, ImageRequest())).marks.truncated for _ in range(2)]
+
+    assert asyncio.run(scenario()) == [True, True]
+    assert len(calls) == 1

@@ -23,7 +23,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "generated",
     ),
     "Rate limit": ("rate_limit",),
-    "Running a flow": ("runner", "cache", "drain"),
+    "Running a flow": ("runner", "marks", "cache", "drain"),
     "Yours": ("operations", "flows", "schemas"),
     "The LLM's guards": (
         *("llm", "prompt", "request_guard", "json_format", "bulkhead", "circuit_breaker", "image_fetch", "connection"),

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from genkit import Plugin
+from genkit.plugin_api import ModelConfig
 
 from src.config import Settings
 from src.connection import provider_client
@@ -13,6 +14,11 @@ from src.util.late_imports import imported_late
 with imported_late("genkit_google_genai.evaluators", "google.genai.interactions"):
     from genkit_google_genai import GoogleAI
     from google.genai.types import HttpOptionsDict
+
+
+def config(max_output_tokens: int) -> ModelConfig:
+    """The limits that go with every call."""
+    return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:

@@ -26,6 +26,7 @@ from genkit import (
     ToolRequest,
 )
 from genkit.model import ModelResponseChunk
+from genkit.plugin_api import ModelConfig
 
 from src.config import OFFLINE_MODEL
 
@@ -34,6 +35,11 @@ WORDS_PER_CHUNK = 3
 QUOTED_CHARS = 80
 
 Schema = Mapping[str, Any]
+
+
+def config(max_output_tokens: int) -> ModelConfig:
+    """The limits that go with every call. No answer here is near them."""
+    return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def register(ai: Genkit) -> None:

@@ -2,10 +2,16 @@
 
 from genkit import Plugin
 from genkit_openai import OpenAI
+from genkit_openai.typing import OpenAIConfig
 
 from src.config import Settings
 from src.connection import provider_client
 from src.providers.one_model import OneModel
+
+
+def config(max_output_tokens: int) -> OpenAIConfig:
+    """The limits that go with every call. The plugin spells it `max_completion_tokens` for models that want that."""
+    return OpenAIConfig(max_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:

@@ -201,6 +201,33 @@ def test_a_stream_that_breaks_midway_ends_with_an_error_after_its_chunks(
     assert status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
 
 
+def test_a_text_that_was_cut_off_at_the_limit_says_so(service: Service, upstream: GeminiStandIn) -> None:
+    for behaviour, mark in ((gemini.CUT_SHORT, "1"), (gemini.ECHO, None)):
+        upstream.default(behaviour)
+        assert service.http.post("/chat", json={}).headers.get("x-truncated") == mark
+        assert rest_stream(service)[-1].get("truncated", False) == bool(mark)
+        _, unary = service.stub.PirateChat.with_call(pb.ChatRequest())
+        stream = service.stub.TellStory(pb.StoryRequest())
+        list(stream)
+        for call in (unary, stream):
+            assert dict(call.trailing_metadata()).get("x-truncated") == mark
+
+
+def test_a_structured_answer_that_was_cut_off_is_a_failure(service: Service, upstream: GeminiStandIn) -> None:
+    whole = {**BROKEN_SKILLS, "skills": {"strength": 5, "charisma": 1, "endurance": 1}}
+    upstream.default(gemini.text(json.dumps(whole)))
+    assert service.http.post("/generate-character", json={}).status_code == 200
+    for text in (json.dumps(whole), json.dumps(whole)[:-10]):
+        upstream.default(gemini.text(text, finish_reason="MAX_TOKENS"))
+        assert service.http.post("/generate-character", json={}).status_code == 502
+
+
+def test_the_limit_of_tokens_goes_with_every_call(service: Service, upstream: GeminiStandIn) -> None:
+    for path in ("/chat", "/tell-story/stream", "/translate", "/review-code", "/describe-image"):
+        service.http.post(path, json={})
+        assert upstream.requests[-1].body["generationConfig"]["maxOutputTokens"] == 8192
+
+
 @pytest.mark.parametrize("accepted", ["identity", "gzip"])
 def test_each_chunk_leaves_when_it_comes(service: Service, upstream: GeminiStandIn, accepted: str) -> None:
     gate = Gate()

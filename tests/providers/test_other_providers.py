@@ -21,6 +21,7 @@ from src.errors import ModelFailed, TimedOut
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
+from src.marks import collecting_marks
 from src.schemas import ChatRequest, CodeReviewRequest, ImageRequest, StoryRequest, TranslateRequest, Translation
 from src.util.text import well_formed
 from tests.hostile_texts import hostile_texts
@@ -37,6 +38,7 @@ class Provider(BaseHTTPRequestHandler):
     mode: ClassVar[str] = "ok"
     release: ClassVar[threading.Event] = threading.Event()
     requests: ClassVar[list[dict[str, Any]]] = []
+    body: ClassVar[tuple[str, bytes] | None] = None
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -52,6 +54,8 @@ class Provider(BaseHTTPRequestHandler):
             return self._send(503, "application/json", b'{"error":{"message":"overloaded"}}')
         if self.mode == "garbage":
             return self._send(200, "application/json", b"<html>")
+        if self.body is not None:
+            return self._send(200, *self.body)
         is_ollama = self.path == "/api/chat"
         wants_json = bool(request.get("response_format") or request.get("format"))
         text = "nonsense" if self.mode == "breaks schema" else JSON_TEXT if wants_json else TEXT
@@ -109,6 +113,7 @@ def server() -> Iterator[str]:
     Provider.mode = "ok"
     Provider.release = threading.Event()
     Provider.requests = []
+    Provider.body = None
     with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as listening:
         listening.daemon_threads = True
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
@@ -245,3 +250,99 @@ def test_an_image_is_sent_as_its_bytes(llm: Llm) -> None:
     user = Provider.requests[0]["messages"][1]
     assert "iVBORw0KGgo" in json.dumps(user)
     assert "Describe this image." in json.dumps(user)
+
+
+LIMITS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "openai/some-model": lambda request: request["max_tokens"],
+    "openai/gpt-5-mini": lambda request: request["max_completion_tokens"],
+    "ollama/some-model": lambda request: request["options"]["num_predict"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("model", LIMITS)
+def test_the_limit_of_tokens_goes_with_every_call(server: str, model: str, way: str) -> None:
+    base_url = f"{model.partition('/')[0]}_base_url"
+    settings = load_settings({"debug": True, "model": model, "max_output_tokens": 77, base_url: server})
+    run(WAYS[way](Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)))
+    assert LIMITS[model](Provider.requests[0]) == 77
+
+
+def ending(provider: str, text: str, reason: str | None, *, streamed: bool) -> tuple[str, bytes]:
+    """An answer that ends for this reason; None: it breaks off, as far as HTTP knows in good order."""
+    build = ollama_answer if provider == "ollama" else openai_answer
+    media_type, body = build(text, streamed)
+    if reason is not None:
+        return media_type, body.replace(b'"stop"', json.dumps(reason).encode())
+    if provider == "ollama":
+        return media_type, body.replace(b'"done": true, "done_reason": "stop"', b'"done": false')
+    return media_type, body.replace(b'"stop"', b"null")
+
+
+@pytest.fixture
+def provider(llm: Llm, request: pytest.FixtureRequest) -> str:
+    """The name of the provider behind `llm`."""
+    name: str = request.node.callspec.params["llm"]
+    return name
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_text_that_was_cut_off_at_the_limit_is_marked(llm: Llm, provider: str, streamed: bool) -> None:
+    on_text = (lambda _: None) if streamed else None
+
+    async def ask(reason: str) -> tuple[str, bool]:
+        Provider.body = ending(provider, TEXT, reason, streamed=streamed)
+        with collecting_marks() as marks:
+            return await llm.text(*HELLO, on_text=on_text), marks.truncated
+
+    assert not run(ask("stop"))[1]
+    text, truncated = run(ask("length"))
+    assert text.startswith("Bonjour")
+    assert truncated
+
+
+@pytest.mark.parametrize("text", [JSON_TEXT, JSON_TEXT[:-2], JSON_TEXT[:-1]])
+def test_a_structured_answer_that_was_cut_off_is_a_failure(llm: Llm, provider: str, text: str) -> None:
+    """Even where what is there makes sense."""
+    Provider.body = ending(provider, text, "length", streamed=False)
+    with pytest.raises(ModelFailed):
+        run(llm.structured(Translation, *HELLO))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_without_its_end_is_a_failure(llm: Llm, provider: str, way: str) -> None:
+    text = JSON_TEXT if way == "structured" else TEXT
+    Provider.body = ending(provider, text, None, streamed=way == "stream")
+    with pytest.raises(ModelFailed):
+        run(WAYS[way](llm))
+
+
+ODD = "a\u2028b\u2029c\x85d"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_line_separators_and_half_pairs_in_an_answer_are_no_failure(llm: Llm, provider: str, streamed: bool) -> None:
+    on_text = (lambda _: None) if streamed else None
+    media_type, body = ending(provider, f"{ODD}\ud83d", "stop", streamed=streamed)
+    for odd in "\u2028\u2029\x85":
+        body = body.replace(json.dumps(odd).strip('"').encode(), odd.encode())  # raw, as JSON allows
+    Provider.body = (media_type, body)
+    assert run(llm.text(*HELLO, on_text=on_text)) == f"{ODD}\ufffd"
+
+
+def test_comments_and_missing_spaces_in_an_event_stream_are_no_failure(server: str) -> None:
+    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
+    media_type, body = openai_answer(TEXT, True)
+    Provider.body = (media_type, b": keep-alive\r\n\r\n" + body.replace(b"data: ", b"id:1\ndata:"))
+    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    assert run(llm.text(*HELLO, on_text=lambda _: None)) == TEXT.replace(" ", "")
+
+
+def test_a_tool_without_arguments_has_a_schema_that_openai_takes(server: str) -> None:
+    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
+    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    run(Flows(llm, ImageFetcher()).translate_text(TranslateRequest()))
+    [tool] = Provider.requests[0]["tools"]
+    assert tool["function"]["strict"]
+    schema = tool["function"]["parameters"]
+    assert (schema["type"], schema["properties"], schema["additionalProperties"]) == ("object", {}, False)

@@ -1,0 +1,127 @@
+"""Providers' responses, in a spelling that every SDK reads.
+
+The SDKs split streams by httpx' `aiter_lines`, which also splits at characters that may stand in a JSON string, and
+know only the shortest form of server-sent events. The escape of a lone surrogate makes them refuse the whole response.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import cast
+
+import httpx
+
+from src.util.text import replace_lone_escapes
+
+MAX_EVENT = 4 * 1024 * 1024  # bytes of one line or event
+
+# What `str.splitlines` splits at beside CR and LF (which no JSON string holds), as UTF-8 in Latin-1's characters.
+_SEPARATOR = re.compile("\xe2\x80\xa8|\xe2\x80\xa9|\xc2\x85|[\x0b\x0c\x1c-\x1e]")
+_LINE_END = re.compile("\r\n|\r|\n")
+
+
+async def respell(response: httpx.Response) -> None:
+    """A response hook for `httpx.AsyncClient`."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    spell = _SPELLINGS.get(media_type)
+    if spell is not None and "content-encoding" not in response.headers:
+        # Its length changes, and nothing needs it after the head was read.
+        response.stream = _Respelled(cast("httpx.AsyncByteStream", response.stream), spell)
+
+
+class _Respelled(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, spell: "Spelling") -> None:
+        self._stream = stream
+        self._spell = spell
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        spell = self._spell()
+        async for chunk in self._stream:
+            for piece in spell.feed(chunk):
+                yield piece
+        for piece in spell.end():
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Document:
+    """One JSON document."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterable[bytes]:
+        self._chunks.append(chunk)
+        return ()
+
+    def end(self) -> Iterable[bytes]:
+        return [replace_lone_escapes(b"".join(self._chunks))]
+
+
+class _Lines:
+    """JSON documents, one a line."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []  # of a line whose end has not come
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterable[bytes]:
+        self._waiting.append(chunk)
+        self._size += len(chunk)
+        if self._size > MAX_EVENT:
+            raise httpx.RemoteProtocolError("a line of the response is too long")
+        if b"\n" not in chunk and b"\r" not in chunk:
+            return ()
+        text = b"".join(self._waiting).decode("latin-1")
+        held = "\r" if text.endswith("\r") else ""  # it may be half of a CR LF
+        *lines, rest = _LINE_END.split(text.removesuffix("\r"))
+        self._wait_with(rest + held)
+        return [piece for line in lines for piece in self._line(line)]
+
+    def end(self) -> Iterable[bytes]:
+        rest = b"".join(self._waiting).decode("latin-1").removesuffix("\r")
+        return self._line(rest) if rest else ()
+
+    def _wait_with(self, rest: str) -> None:
+        self._waiting = [rest.encode("latin-1")]
+        self._size = len(rest)
+
+    def _line(self, line: str) -> Iterable[bytes]:
+        return [_spelled(line) + b"\n"]
+
+
+class _Events(_Lines):
+    """Server-sent events (WHATWG HTML, 9.2.6): only their data is passed on, each as one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data: list[str] = []
+
+    def end(self) -> Iterable[bytes]:
+        # An event that its blank line does not end is dropped, as the standard says: it may be half of one.
+        return self._line("") if b"".join(self._waiting) == b"\r" else ()
+
+    def _line(self, line: str) -> Iterable[bytes]:
+        if line:
+            name, _, value = line.partition(":")
+            if name == "data":
+                self._data.append(value.removeprefix(" "))
+            if sum(map(len, self._data)) > MAX_EVENT:
+                raise httpx.RemoteProtocolError("an event of the response is too long")
+            return ()
+        data, self._data = self._data, []
+        return [b"data: " + _spelled(" ".join(data)) + b"\n\n"] if data else ()
+
+
+def _spelled(document: str) -> bytes:
+    escaped = _SEPARATOR.sub(lambda match: f"\\u{ord(match[0].encode('latin-1').decode()):04x}", document)
+    return replace_lone_escapes(escaped.encode("latin-1"))
+
+
+Spelling = Callable[[], _Document | _Lines]
+_SPELLINGS: dict[str, Spelling] = {
+    "application/json": _Document,
+    "application/x-ndjson": _Lines,
+    "text/event-stream": _Events,
+}
