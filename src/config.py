@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
-        description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count; on Cloud Run its front end.",
+        description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count, /8 or narrower (IPv6: /16); "
+        "on Cloud Run its front end.",
     )
     rate_limit_default: str = Field(
         "60/minute", description="Requests that a client may make, `<count>/<second|minute|hour|day>`."

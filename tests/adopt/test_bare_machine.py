@@ -17,7 +17,7 @@ from tests.live.test_run_sh import TOOLS
 from tests.ports import free_port
 
 # Besides what run.sh uses: what pages and tests take from every machine.
-ALWAYS_THERE = (*TOOLS, "cp", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "uniq")
+ALWAYS_THERE = (*TOOLS, "cp", "cut", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "tee", "uniq", "wc")
 # What is installed step by step: the commands that come with it. Node's packages are a step of their own.
 STEPS = {
     "git, curl, openssl": ("git", "curl", "openssl"),
