@@ -1,4 +1,4 @@
-"""Debug's pages in a real browser: they work under its content security policy, and are not there without debug."""
+"""Debug's pages in a real browser, and its reflection: both work in debug, and the pages are not there without."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 from src.generated import service_pb2 as pb
 from tests.live.service import ROOT, Service
-from tests.needs import require
+from tests.needs import needs, require
 
 SCRIPTS = ROOT / "tests/live/browser"
 
@@ -80,3 +80,18 @@ def test_in_production_there_is_none(closed: Service, path: str) -> None:
 def closed() -> Iterator[Service]:
     with Service() as service:
         yield service
+
+
+@needs("buf")
+def test_debug_opens_reflection() -> None:
+    buf = ROOT / "node_modules" / ".bin" / "buf"
+    with Service(DEBUG="true") as service:
+        method = f"http://127.0.0.1:{service.grpc_port}/genkit.sample.v1.GenkitService/TranslateText"
+        called = subprocess.run(
+            [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", method, "-d", '{"text":"hello"}'],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert called.returncode == 0, called.stderr
+        assert json.loads(called.stdout)["originalText"] == "hello"

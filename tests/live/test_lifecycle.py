@@ -15,7 +15,6 @@ import pytest
 from src import __version__
 from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, ROOT, Service
-from tests.needs import needs
 from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
@@ -217,21 +216,6 @@ def test_debug_opens_the_docs() -> None:
         assert {"/translate", "/tell-story/stream", "/health"} <= paths.keys()
         body = paths["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert body == {"$ref": "#/components/schemas/TranslateRequest"}
-
-
-@needs("buf")
-def test_debug_opens_reflection() -> None:
-    buf = ROOT / "node_modules" / ".bin" / "buf"
-    with Service(DEBUG="true") as service:
-        method = f"http://127.0.0.1:{service.grpc_port}/genkit.sample.v1.GenkitService/TranslateText"
-        called = subprocess.run(
-            [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", method, "-d", '{"text":"hello"}'],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert called.returncode == 0, called.stderr
-        assert json.loads(called.stdout)["originalText"] == "hello"
 
 
 @pytest.mark.parametrize(
