@@ -21,6 +21,7 @@ from src.util.rate import Rate
 SIZES = (1_000, 100_000, 1_000_000)
 DECISIONS = 20_000
 ROUNDS = 5
+RATE = Rate.parse("1000000/day")
 MIB = 1024 * 1024
 
 
@@ -31,18 +32,18 @@ def addresses(count: int) -> list[str]:
 
 async def filled(keys: list[str]) -> MemoryBuckets:
     """A store that each of them has asked once, where no bucket is full again before the end."""
-    buckets = MemoryBuckets(Rate.parse("1000000/day"))
+    buckets = MemoryBuckets()
     for key in keys:
-        await buckets.take(key)
+        await buckets.take([(key, RATE)])
     return buckets
 
 
 async def bytes_of_store(count: int) -> int:
     """What it holds on to after `count` clients, their keys included."""
     tracemalloc.start()
-    buckets = MemoryBuckets(Rate.parse("1/day"))
+    buckets = MemoryBuckets()
     for number in range(count):
-        await buckets.take(str(IPv4Address(0x0A000000 + number)))
+        await buckets.take([(str(IPv4Address(0x0A000000 + number)), RATE)])
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -52,9 +53,10 @@ async def bytes_of_store(count: int) -> int:
 
 async def nanoseconds(buckets: MemoryBuckets, keys: list[str]) -> float:
     """Of one decision about a client that is known."""
+    asked = [((key, RATE),) for key in keys]
     began = time.perf_counter_ns()
-    for key in keys:
-        await buckets.take(key)
+    for one in asked:
+        await buckets.take(one)
     return (time.perf_counter_ns() - began) / len(keys)
 
 

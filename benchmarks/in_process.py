@@ -17,7 +17,7 @@ from benchmarks import baselines
 from src.asgi import create_app
 from src.bulkhead import Bulkhead
 from src.config import Settings, load_settings
-from src.rate_limit import MemoryBuckets
+from src.rate_limit import MemoryBuckets, RateLimit
 from src.schemas import ChatRequest
 from src.security import layers, wrap
 
@@ -101,7 +101,7 @@ async def layer_costs() -> dict[str, float]:
     request, which they can be held against: machines differ, and change.
     """
     chosen = settings()
-    chain = layers(chosen, MemoryBuckets(chosen.rate_limit))
+    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
     apps = [_nothing, *(wrap(_nothing, chain[len(chain) - number :], chosen) for number in range(len(chain) + 1))]
     *totals, bare = await microseconds(
         *(request(app, "GET", "/x") for app in apps), request(baselines.fastapi(), "GET", "/health")

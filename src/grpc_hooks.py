@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from src.util.client_address import bucket_key
+from src.caller import share_key_at
 
 if TYPE_CHECKING:
     from src.util.deadlines import Deadline
@@ -98,4 +98,4 @@ def current_rpc() -> Rpc:
 
 def caller_key(rpc: Rpc) -> str:
     """Whose limits count for an RPC."""
-    return bucket_key(rpc.client)
+    return share_key_at(rpc.client)

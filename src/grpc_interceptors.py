@@ -13,11 +13,11 @@ import structlog
 
 from src.errors import RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
-from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, caller_key, current_rpc
+from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, current_rpc
 from src.grpc_requests import Reader, RequestReaders
 from src.observability.access_log import AccessLines
 from src.observability.failures import log_failure
-from src.rate_limit import BucketStore
+from src.rate_limit import RateLimit
 from src.util.client_address import TrustedProxies
 from src.util.deadlines import Deadline, Deadlines
 from src.util.request_id import checked_request_id, new_request_id
@@ -242,12 +242,12 @@ class GrpcRateLimitInterceptor(RpcHook):
 
     skips_probes = True
 
-    def __init__(self, buckets: BucketStore) -> None:
-        self._buckets = buckets
+    def __init__(self, limit: RateLimit) -> None:
+        self._limit = limit
 
     async def on_start(self, rpc: Rpc) -> None:
         """Take a token. Raises RateLimited where there is none."""
-        decision = await self._buckets.take(caller_key(rpc))
+        decision = await self._limit.admit(rpc.client)
         if not decision.allowed:
             raise RateLimited(decision.retry_after)
 

@@ -20,7 +20,7 @@ from src.grpc_hooks import RpcHook, current_rpc
 from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
 from src.observability.access_log import AccessLines
 from src.operations import OPERATIONS, Operation
-from src.rate_limit import BucketStore
+from src.rate_limit import RateLimit
 from src.runner import Result, Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
@@ -53,11 +53,11 @@ class GrpcServer:
         self,
         settings: Settings,
         runner: Runner,
-        buckets: BucketStore,
+        limit: RateLimit,
         observers: Sequence[RpcHook] = (),
     ) -> None:
         self._health = HealthService([SERVICE.full_name])
-        hooks = (*observers, GrpcLoggingInterceptor(AccessLines(settings)), GrpcRateLimitInterceptor(buckets))
+        hooks = (*observers, GrpcLoggingInterceptor(AccessLines(settings)), GrpcRateLimitInterceptor(limit))
         self._interceptor = RpcInterceptor(
             hooks,
             timeout=settings.request_timeout,

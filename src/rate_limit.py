@@ -6,20 +6,23 @@ The bucket is kept as its theoretical arrival time (GCRA, ITU-T I.371): one numb
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from src.caller import caller_at, set_caller
 from src.errors import RateLimited
 from src.responses import guarded
-from src.util.client_address import TrustedProxies, bucket_key, client_of
+from src.util.client_address import TrustedProxies, client_of
 from src.util.probes import PROBE_PATHS
 from src.util.rate import Rate
 from src.util.scope import route_path
 
 MAX_BUCKETS = 200_000
+MAX_KNOWN_CALLERS = 4096
 
 
 class Decision(NamedTuple):
@@ -46,14 +49,12 @@ class BucketStats:
 class BucketStore(Protocol):
     """Where the buckets are."""
 
-    rate: Rate
-
     def stats(self) -> BucketStats:
         """A snapshot, for metrics."""
         ...
 
-    async def take(self, key: str, cost: int = 1) -> Decision:
-        """Take `cost` tokens from the bucket of `key`, all or none."""
+    async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Decision:
+        """Take `cost` tokens from each of these buckets, or from none; the tightest decides. A key has one rate."""
         ...
 
 
@@ -61,18 +62,13 @@ class MemoryBuckets:
     """Buckets in this process, bounded: full ones are forgotten, and beyond the cap the least recently used.
 
     Args:
-        rate: The same for every key.
         clock: Monotonic seconds.
         max_buckets: Keys kept at most; about 250 bytes each.
     """
 
-    def __init__(
-        self, rate: Rate, *, clock: Callable[[], float] = time.monotonic, max_buckets: int = MAX_BUCKETS
-    ) -> None:
-        self.rate = rate
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_buckets: int = MAX_BUCKETS) -> None:
         self._clock = clock
         self._max = max_buckets
-        self._interval = rate.seconds / rate.count
         self._arrivals: OrderedDict[str, float] = OrderedDict()  # least recently used first
         self._allowed = self._refused = 0
 
@@ -83,21 +79,29 @@ class MemoryBuckets:
     def __len__(self) -> int:
         return len(self._arrivals)
 
-    async def take(self, key: str, cost: int = 1) -> Decision:
-        """Take `cost` tokens from the bucket of `key`, all or none."""
+    async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Decision:
+        """Take `cost` tokens from each of these buckets, or from none; the tightest decides. A key has one rate."""
         now = self._clock()
-        arrival = max(self._arrivals.get(key, now), now)
-        after = arrival + cost * self._interval
-        wait = after - now - self.rate.seconds
-        # Floating point: the last token of a burst must not be refused for a rounding error.
-        if wait > self._interval * 1e-6:
+        arrivals = self._arrivals
+        remaining, wait = math.inf, 0.0
+        for key, rate in buckets:
+            interval = rate.seconds / rate.count
+            arrival = arrivals.get(key, now)
+            left = rate.seconds - cost * interval - (arrival - now if arrival > now else 0.0)
+            # Floating point: the last token of a burst must not be refused for a rounding error.
+            if left < interval * -1e-6:
+                wait = max(wait, -left)
+            remaining = min(remaining, left / interval)
+        if wait:
             self._refused += 1
             return Decision(False, 0, wait)
         self._allowed += 1
-        self._arrivals[key] = after
-        self._arrivals.move_to_end(key)
-        self._forget(now)
-        return Decision(True, int((self.rate.seconds - (after - now)) / self._interval + 1e-6), 0.0)
+        for key, rate in buckets:
+            arrival = arrivals.get(key, now)
+            arrivals[key] = (arrival if arrival > now else now) + cost * rate.seconds / rate.count
+            arrivals.move_to_end(key)
+            self._forget(now)
+        return Decision(True, int(remaining + 1e-6), 0.0)
 
     def _forget(self, now: float) -> None:
         """Drop up to two buckets that are full again: a crowd that has gone leaves faster than it came."""
@@ -108,6 +112,26 @@ class MemoryBuckets:
             del self._arrivals[oldest]
 
 
+class RateLimit:
+    """Counts requests of callers who are known by their address alone: the one place where tokens are taken.
+
+    Args:
+        store: The buckets, the same for both protocols.
+        rate: For a single client; larger IPv6 networks have multiples of it.
+    """
+
+    def __init__(self, store: BucketStore, rate: Rate) -> None:
+        self.rate = rate
+        self._store = store
+        self._caller_at = lru_cache(maxsize=MAX_KNOWN_CALLERS)(partial(caller_at, rate=rate))
+
+    async def admit(self, address: str) -> Decision:
+        """Take a token for a request from `address`, which from here on is the caller of the current task."""
+        caller = self._caller_at(address)
+        set_caller(caller)
+        return await self._store.take(caller.buckets)
+
+
 class RateLimitMiddleware:
     """Refuses requests over the rate with 429; tells the others what is left.
 
@@ -115,20 +139,20 @@ class RateLimitMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, buckets: BucketStore, proxies: TrustedProxies, exempt: frozenset[str] = PROBE_PATHS
+        self, app: ASGIApp, limit: RateLimit, proxies: TrustedProxies, exempt: frozenset[str] = PROBE_PATHS
     ) -> None:
         self.app = app
         self._exempt = exempt
-        self._buckets = buckets
+        self._limit = limit
         self._proxies = proxies
-        rate = buckets.rate
+        rate = limit.rate
         self._policy = (b"ratelimit-policy", f'"default";q={rate.count};w={rate.seconds}'.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or route_path(scope) in self._exempt:
             await self.app(scope, receive, send)
             return
-        decision = await self._buckets.take(bucket_key(client_of(scope, self._proxies)))
+        decision = await self._limit.admit(client_of(scope, self._proxies))
         limits = [self._policy, (b"ratelimit", _state(decision))]
 
         def telling(message: Message) -> Awaitable[None]:

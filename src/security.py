@@ -38,7 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.config import Settings
 from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.access_log import AccessLines
-from src.rate_limit import BucketStore, RateLimitMiddleware
+from src.rate_limit import RateLimit, RateLimitMiddleware
 from src.responses import guard, guarded, in_time, release, send_status
 from src.util.client_address import TrustedProxies, client_of
 from src.util.deadlines import Deadlines
@@ -87,15 +87,15 @@ SWAGGER_CSP = (
 
 
 def apply_security_middleware(
-    app: ASGIApp, settings: Settings, buckets: BucketStore, operations: Mapping[str, str] | None = None
+    app: ASGIApp, settings: Settings, limit: RateLimit, operations: Mapping[str, str] | None = None
 ) -> ASGIApp:
     """Wrap `app` in the whole chain.
 
     Args:
-        buckets: Those that the gRPC side asks too.
+        limit: The one that the gRPC side asks too.
         operations: The flow's name by path, for the log.
     """
-    return wrap(app, layers(settings, buckets), settings, operations)
+    return wrap(app, layers(settings, limit), settings, operations)
 
 
 def wrap(
@@ -107,7 +107,7 @@ def wrap(
     return Edge(app, settings, operations)
 
 
-def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
+def layers(settings: Settings, limit: RateLimit) -> list[Layer]:
     """The chain, outermost first."""
     proxies = TrustedProxies(settings.trusted_proxy_networks)
     unnoticed = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
@@ -116,7 +116,7 @@ def layers(settings: Settings, buckets: BucketStore) -> list[Layer]:
         GZip,
         lambda app: CORS(app, settings.cors_origins),
         lambda app: TrustedHost(app, settings.trusted_host_patterns),
-        lambda app: RateLimitMiddleware(app, buckets, proxies, unnoticed),
+        lambda app: RateLimitMiddleware(app, limit, proxies, unnoticed),
         lambda app: Timeout(app, settings.request_timeout),
         lambda app: MaxBodySize(app, settings.max_body_size),
         ExceptionHandler,

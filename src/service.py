@@ -30,7 +30,7 @@ from src.llm import Llm
 from src.observability.log_writer import stderr_writer
 from src.observability.watch import Watch, build_watch
 from src.operations import OPERATIONS
-from src.rate_limit import BucketStore, MemoryBuckets
+from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import Shortcut, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
@@ -54,7 +54,8 @@ def build_app(settings: Settings) -> ASGIApp:
     """All parts of the service, put together. Raises ConfigError where the settings ask for what is not installed."""
     traces = start_telemetry(settings)
     ai = build_genkit(settings)
-    buckets = MemoryBuckets(settings.rate_limit)
+    buckets = MemoryBuckets()
+    limit = RateLimit(buckets, settings.rate_limit)
     breaker = build_breaker(settings)
     cache = build_cache(settings)
     watch = build_watch(settings, traces, buckets, breaker, cache)
@@ -67,14 +68,14 @@ def build_app(settings: Settings) -> ASGIApp:
     )
     drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
     runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
-    service = Service(settings, ai, runner, buckets, drain, watch=watch)
+    service = Service(settings, ai, runner, limit, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:
         watch.status.add_to(rest)
     # Sentry's SDK sees the requests that FastAPI sees.
     app = rest if settings.sentry_dsn else Shortcut(rest)
     operations = {operation.path: operation.name for operation in OPERATIONS}
-    secured = apply_security_middleware(app, settings, buckets, operations)
+    secured = apply_security_middleware(app, settings, limit, operations)
     return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))
 
 
@@ -100,14 +101,14 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, ai: Genkit, runner: Runner, buckets: BucketStore, drain: Drain, *, watch: Watch
+        self, settings: Settings, ai: Genkit, runner: Runner, limit: RateLimit, drain: Drain, *, watch: Watch
     ) -> None:
         self.ready = False
         self._watch = watch
         self._settings = settings
         self._ai = ai
         self._runner = runner
-        self._buckets = buckets
+        self._limit = limit
         self._drain = drain
         self._grpc: GrpcServer | None = None
         self._last_work = AsyncExitStack()
@@ -188,7 +189,7 @@ class Service:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
             hooks = (RpcsInFlight(self._drain), *self._watch.rpc_hooks())
-            self._grpc = GrpcServer(self._settings, self._runner, self._buckets, hooks)
+            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks)
             try:
                 await self._grpc.start()
             except RuntimeError:

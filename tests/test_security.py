@@ -21,9 +21,10 @@ from structlog.testing import LogCapture
 from src.config import Settings, load_settings
 from src.observability import failures
 from src.observability.access_log import AccessLines
-from src.rate_limit import Decision, MemoryBuckets
+from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
 from src.util.probes import PROBE_PATHS
+from src.util.rate import Rate
 
 REQUIRED = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -240,7 +241,7 @@ def request(
 
 def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
     chosen = settings(**values)
-    chain = layers(chosen, MemoryBuckets(chosen.rate_limit))
+    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
     chain = [layer for layer, known in zip(chain, NAMES, strict=True) if known != name]
     return wrap(app, chain, chosen)
 
@@ -346,7 +347,9 @@ def test_no_layer_needs_another(left_out: str, layer: str) -> None:
 def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
     chosen = settings()
     [layer] = [
-        it for it, known in zip(layers(chosen, MemoryBuckets(chosen.rate_limit)), NAMES, strict=True) if known == name
+        it
+        for it, known in zip(layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit)), NAMES, strict=True)
+        if known == name
     ]
     asked, status = ANSWERED_BY.get(name, ({"path": "/"}, 200))
     result = request(layer(bare), **asked)
@@ -354,7 +357,7 @@ def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
 
 
 class Exhausted(MemoryBuckets):
-    async def take(self, key: str, cost: int = 1) -> Decision:
+    async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Decision:
         return Decision(False, 0, 7.0)
 
 
@@ -377,8 +380,12 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_a_failure_is_logged_once_with_the_flow(failure: str, left_out: str, logged: list[Any]) -> None:
     asked, layer, level = FAILURES[failure]
     chosen = settings()
-    buckets = (Exhausted if layer == "RateLimitMiddleware" else MemoryBuckets)(chosen.rate_limit)
-    chain = [it for it, name in zip(layers(chosen, buckets), NAMES, strict=True) if name != left_out]
+    store = Exhausted() if layer == "RateLimitMiddleware" else MemoryBuckets()
+    chain = [
+        it
+        for it, name in zip(layers(chosen, RateLimit(store, chosen.rate_limit)), NAMES, strict=True)
+        if name != left_out
+    ]
     request(wrap(bare, chain, chosen, {asked["path"]: "the_flow"}), **asked)
     lines = [entry for entry in logged if entry["event"] in ("request failed", "bug")]
     assert [(line["operation"], line["log_level"]) for line in lines] == [("the_flow", level)]
@@ -643,13 +650,13 @@ def test_a_failure_before_the_first_byte_is_still_told(
 
 
 class BrokenBuckets(MemoryBuckets):
-    async def take(self, key: str, cost: int = 1) -> Any:
+    async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Any:
         raise RuntimeError("secret detail")
 
 
 def test_a_bug_in_a_layer_is_answered_as_any_other(logged: list[Any]) -> None:
     chosen = settings()
-    answer = request(wrap(bare, layers(chosen, BrokenBuckets(chosen.rate_limit)), chosen))
+    answer = request(wrap(bare, layers(chosen, RateLimit(BrokenBuckets(), chosen.rate_limit)), chosen))
     assert (answer.status, json.loads(answer.body)["type"]) == (500, "urn:problem:internal")
     for name, value in REQUIRED.items():
         assert answer.header(name) == [value]

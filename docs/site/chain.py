@@ -6,7 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from docs.site.docstrings import summary
 from src.config import Settings
-from src.rate_limit import MemoryBuckets
+from src.rate_limit import MemoryBuckets, RateLimit
 from src.security import Edge, layers
 
 
@@ -21,7 +21,9 @@ class Layer:
 def chain() -> list[Layer]:
     """The layers as a production service has them, outermost first."""
     settings = Settings(_env_file=None, model="offline/demo")
-    made: list[type] = [type(layer(_app)) for layer in layers(settings, MemoryBuckets(settings.rate_limit))]
+    made: list[type] = [
+        type(layer(_app)) for layer in layers(settings, RateLimit(MemoryBuckets(), settings.rate_limit))
+    ]
     return [Layer(kind.__name__, summary(kind)) for kind in (Edge, *made)]
 
 

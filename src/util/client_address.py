@@ -118,12 +118,3 @@ def client_of(scope: Scope, proxies: TrustedProxies) -> str:
     """The address of an HTTP request's client."""
     peer = (scope.get("client") or ("",))[0]
     return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
-
-
-@lru_cache(maxsize=4096)
-def bucket_key(client: str) -> str:
-    """Whom a client shares its rate limit with: an IPv6 host has a whole /64 to itself (RFC 6177)."""
-    address = parse_address(client)
-    if isinstance(address, IPv6Address):
-        return str(IPv6Address(int(address) >> 64 << 64))
-    return client

@@ -14,7 +14,7 @@ from src.config import load_settings
 from src.generated import service_pb2 as pb
 from src.grpc_hooks import PROBE_METHODS
 from src.grpc_server import GrpcServer
-from src.rate_limit import MemoryBuckets
+from src.rate_limit import MemoryBuckets, RateLimit
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
 
@@ -33,7 +33,7 @@ def served_methods() -> list[str]:
     runner: Any = None
 
     async def methods() -> frozenset[str]:
-        return GrpcServer(settings, runner, MemoryBuckets(settings.rate_limit)).methods
+        return GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit)).methods
 
     return sorted(asyncio.run(methods()))
 
@@ -212,7 +212,7 @@ def test_unknown_methods_leave_nothing_behind() -> None:
     runner: Any = None
 
     async def handlers_after(names: int) -> int:
-        server = GrpcServer(settings, runner, MemoryBuckets(settings.rate_limit))
+        server = GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit))
         interceptor = server._interceptor
 
         async def find_nothing(_details: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.util.client_address import UNKNOWN, TrustedProxies, bucket_key, parse_address
+from src.util.client_address import UNKNOWN, TrustedProxies, parse_address
 
 PROXY, INNER_PROXY, CLIENT, SPOOFED = "10.0.0.1", "10.0.0.2", "203.0.113.9", "198.51.100.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
@@ -89,18 +89,6 @@ def test_what_is_no_address_is_none(text: str) -> None:
 )
 def test_the_scheme_is_as_the_nearest_trusted_proxy_says(peer: str, said: list[str], scheme: str) -> None:
     assert TRUSTED.scheme(peer, "http", said) == scheme
-
-
-@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
-def test_all_addresses_of_a_64_share_a_bucket(address: IPv6Address, suffix: int) -> None:
-    if address.ipv4_mapped is None:
-        neighbour = IPv6Address((int(address) >> 64 << 64) | suffix)
-        if neighbour.ipv4_mapped is None:
-            assert bucket_key(str(address)) == bucket_key(str(neighbour))
-
-
-def test_ipv4_clients_have_a_bucket_each() -> None:
-    assert bucket_key("192.0.2.1") != bucket_key("192.0.2.2")
 
 
 def test_a_network_that_is_none_is_refused() -> None:
