@@ -102,6 +102,7 @@ class ModelFailed(ServiceError):
     http_status = 502
     grpc_code = "UNAVAILABLE"
     default_detail = "The language model failed to give a usable answer."
+    by_content: ClassVar[bool] = False  # whether what a caller sends can cause it, while the LLM works for others
 
     def __init__(self, *, upstream_wait: float = 0.0) -> None:
         """`upstream_wait`: seconds that the provider asked to be left alone."""
@@ -109,8 +110,18 @@ class ModelFailed(ServiceError):
         self.upstream_wait = upstream_wait
 
 
+class AnswerUnusable(ModelFailed):
+    """The LLM's answer is empty, cut off, unreadable, or breaks its schema."""
+
+    by_content = True
+
+    by_content = True
+
+
 class RequestRejected(ModelFailed):
     """The provider refused this one request as invalid: nothing is wrong with the LLM itself."""
+
+    by_content = True
 
 
 class CircuitOpen(ServiceError):
@@ -157,6 +168,13 @@ class TimedOut(ServiceError):
     http_status = 504
     grpc_code = "DEADLINE_EXCEEDED"
     default_detail = "The answer took longer than allowed."
+    by_content: ClassVar[bool] = True
+
+
+class UpstreamTimedOut(TimedOut):
+    """The provider, or a proxy in front of it, gave up by itself (408, 504)."""
+
+    by_content = False
 
 
 class ShuttingDown(ServiceError):

@@ -28,8 +28,17 @@ from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddle
 from pydantic import BaseModel
 
 from src.bulkhead import Bulkhead
+from src.caller import current_caller
 from src.circuit_breaker import CircuitBreaker
-from src.errors import ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
+from src.errors import (
+    AnswerUnusable,
+    ContentBlocked,
+    ModelFailed,
+    RequestRejected,
+    ServiceError,
+    TimedOut,
+    UpstreamTimedOut,
+)
 from src.json_format import JSON_FORMAT, define_json_format
 from src.marks import collecting_marks, mark_truncated
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
@@ -43,6 +52,11 @@ OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+# The statuses that Genkit makes of HTTP's 4xx, but 401, 403, 404, 408 and 429: they come from what was asked.
+REJECTIONS = frozenset({"INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ALREADY_EXISTS", "ABORTED"}) | {
+    "CANCELLED",
+    "UNKNOWN",
+}
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
@@ -146,7 +160,10 @@ class Llm:
 
     async def _call(self, state: "_CallState") -> ModelResponse[Any]:
         async with self._bulkhead.place():
-            with self._breaker.call() if self._breaker else nullcontext(), ExitStack() as watching:
+            with (
+                self._breaker.call(current_caller().share_key) if self._breaker else nullcontext(),
+                ExitStack() as watching,
+            ):
                 call = LlmCall()
                 for watcher in self._watchers:
                     watching.enter_context(watcher(call))
@@ -162,15 +179,15 @@ class Llm:
             raise TimedOut("The language model took longer than allowed.") from None
         finally:
             _current_call.reset(token)
-        if state.refusal is not None:
-            raise state.refusal
+        if isinstance(state.failure, ServiceError):
+            raise state.failure
         state.truncated = marks.truncated or response.finish_reason == FinishReason.LENGTH
         call.note(response)
-        raise_for_failure(response, state.upstream_wait)
+        raise_for_failure(response, state.failure)
         if state.schema is not None:
             state.output = response.output  # which Genkit reads and checks anew each time
             if state.truncated or not isinstance(state.output, state.schema):
-                raise ModelFailed
+                raise AnswerUnusable
         return response
 
     async def _generate(self, state: "_CallState") -> ModelResponse[Any]:
@@ -221,8 +238,7 @@ class _CallState:
     """One call: what it asks, where its chunks go, and what became known of its output and failure.
 
     Attributes:
-        upstream_wait: Seconds for which the provider asked to be left alone.
-        refusal: Why a request was not sent to the provider.
+        failure: What the model raised, or why a request was not sent to it.
         truncated: The answer was cut off at the limit of tokens.
     """
 
@@ -231,8 +247,7 @@ class _CallState:
     schema: type[BaseModel] | None = None
     tools: Sequence[Tool] = ()
     output: Any = None
-    upstream_wait: float = 0.0
-    refusal: ServiceError | None = None
+    failure: Exception | None = None
     truncated: bool = False
 
 
@@ -269,38 +284,53 @@ class _Call(BaseMiddleware[Any]):
             for tool in params.request.tools or ():
                 tool.input_schema = tool.input_schema or NO_ARGUMENTS  # OpenAI refuses an empty schema
             return await next_fn(params, ctx)
-        except ServiceError as refusal:
-            state.refusal = refusal  # of what is raised here, Genkit's response tells no more than the message
-            raise
-        except GenkitError as error:
-            if error.response_metadata is not None:
-                state.upstream_wait = error.response_metadata["retry_after_ms"] / 1000
+        except Exception as error:
+            state.failure = error  # of what is raised here, Genkit's response tells no more than the message
             raise
 
 
-def raise_for_failure(response: ModelResponse[Any], upstream_wait: float = 0.0) -> None:
+def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = None) -> None:
     """Turn what Genkit only notes on the response into an exception, and log what the provider said.
 
     Args:
-        upstream_wait: Seconds for which the provider asked to be left alone.
+        failure: What the model raised.
 
     Raises:
         ContentBlocked: the model or a safety filter refused.
-        TimedOut: the provider itself ran into its deadline.
+        UpstreamTimedOut: the provider itself ran into its deadline.
         RequestRejected: the provider refused the request as invalid.
-        ModelFailed: anything else that leaves no usable answer: an upstream error, an answer that breaks the
-            schema, an empty one, or a stream that ended without saying why.
+        AnswerUnusable: an answer that breaks the schema, an empty one, one that can't be read, or a stream that ended
+            without saying why.
+        ModelFailed: anything else that leaves no usable answer: an upstream error, no connection.
     """
     if response.error is None and response.finish_reason in USABLE and response.text.strip():
         return
     _log_failure(response)
     if response.finish_reason == FinishReason.BLOCKED or _is_refused_prompt(response):
         raise ContentBlocked
-    if response.error is not None and response.error.status == "DEADLINE_EXCEEDED":
-        raise TimedOut
-    if response.error is not None and response.error.status == "INVALID_ARGUMENT":
+    error = response.error
+    if error is None or error.reason == RuntimeErrorReason.INVALID_OUTPUT or _is_unreadable(failure):
+        raise AnswerUnusable
+    if error.status == "DEADLINE_EXCEEDED":
+        raise UpstreamTimedOut
+    if error.status in REJECTIONS:
         raise RequestRejected
-    raise ModelFailed(upstream_wait=upstream_wait)
+    raise ModelFailed(upstream_wait=_upstream_wait(failure))
+
+
+def _upstream_wait(failure: Exception | None) -> float:
+    """Seconds for which the provider asked to be left alone."""
+    metadata = failure.response_metadata if isinstance(failure, GenkitError) else None
+    return 0.0 if metadata is None else metadata["retry_after_ms"] / 1000
+
+
+def _is_unreadable(failure: BaseException | None) -> bool:
+    """Whether a parser stumbled over the answer: they raise kinds of ValueError, as a bad certificate does."""
+    while failure is not None:
+        if isinstance(failure, ValueError):
+            return not isinstance(failure, OSError)
+        failure = failure.__cause__
+    return False
 
 
 def _is_refused_prompt(response: ModelResponse[Any]) -> bool:

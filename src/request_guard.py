@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import structlog
 from genkit import Message, Part, Role
 
-from src.errors import ModelFailed, ServiceError
+from src.errors import AnswerUnusable, ServiceError
 
 MAX_REQUEST_CHARS = 200_000  # images apart: the longest input, Genkit's instructions and five rounds of tools fit
 
@@ -24,7 +24,7 @@ def check_request(sent: Sequence[Message], made: Sequence[Message]) -> None:
 
     Raises:
         ServiceError: something else is in it, which is a bug.
-        ModelFailed: rounds of tools have made it longer than `MAX_REQUEST_CHARS`.
+        AnswerUnusable: rounds of tools have made it longer than `MAX_REQUEST_CHARS`.
     """
     ours, rounds = sent[: len(made)], sent[len(made) :]
     if not _are_as_made(ours, made) or not _are_tool_rounds(rounds):
@@ -33,7 +33,7 @@ def check_request(sent: Sequence[Message], made: Sequence[Message]) -> None:
     length = sum(_length(part) for message in sent for part in message.content)
     if length > MAX_REQUEST_CHARS:
         log.error("a request to the model is too long", characters=length, tool_rounds=len(rounds) // 2)
-        raise ModelFailed if rounds else ServiceError
+        raise AnswerUnusable if rounds else ServiceError
 
 
 def _are_as_made(sent: Sequence[Message], made: Sequence[Message]) -> bool:

@@ -1,6 +1,7 @@
 """Every way a model can fail becomes one exception of the table of errors."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,13 +20,25 @@ from genkit import (
     ToolRequest,
 )
 from genkit.model import ModelResponseChunk
+from genkit.plugin_api import wrap_http_error
 
 from src.bulkhead import Bulkhead
+from src.caller import caller_at, set_caller
 from src.circuit_breaker import CircuitBreaker
-from src.errors import CircuitOpen, ContentBlocked, ModelFailed, RequestRejected, ServiceError, TimedOut
+from src.errors import (
+    AnswerUnusable,
+    CircuitOpen,
+    ContentBlocked,
+    ModelFailed,
+    RequestRejected,
+    ServiceError,
+    TimedOut,
+    UpstreamTimedOut,
+)
 from src.llm import MAX_TOOL_ROUNDS, Llm
 from src.prompt import PROMPTS, CallerText, PromptFile
 from src.schemas import RpgCharacter
+from src.util.rate import Rate
 from tests.prompts import HELLO
 
 ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
@@ -85,21 +98,38 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
         pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), ModelFailed, id="upstream error"),
         pytest.param(raising(GenkitError(status="RESOURCE_EXHAUSTED", message="x")), ModelFailed, id="upstream 429"),
         pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), RequestRejected, id="upstream 400"),
-        pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream deadline"),
+        pytest.param(
+            raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), UpstreamTimedOut, id="upstream 504"
+        ),
+        pytest.param(raising(ValueError("x")), AnswerUnusable, id="an answer that can't be read"),
+        pytest.param(raising(ssl.SSLCertVerificationError("x")), ModelFailed, id="a wrong certificate"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
         pytest.param(answering("", FinishReason.OTHER, read=7), ContentBlocked, id="prompt blocked"),
         pytest.param(answering("", FinishReason.UNKNOWN, read=7), ContentBlocked, id="prompt blocked, streamed"),
-        pytest.param(answering("", FinishReason.OTHER), ModelFailed, id="an answer of nothing at all"),
-        pytest.param(answering(""), ModelFailed, id="empty"),
-        pytest.param(answering(" \n"), ModelFailed, id="blank"),
-        pytest.param(answering(GOOD_CHARACTER, FinishReason.UNKNOWN), ModelFailed, id="no finish reason"),
-        pytest.param(answering(GOOD_CHARACTER, FinishReason.OTHER), ModelFailed, id="other finish reason"),
+        pytest.param(answering("", FinishReason.OTHER), AnswerUnusable, id="an answer of nothing at all"),
+        pytest.param(answering(""), AnswerUnusable, id="empty"),
+        pytest.param(answering(" \n"), AnswerUnusable, id="blank"),
+        pytest.param(answering(GOOD_CHARACTER, FinishReason.UNKNOWN), AnswerUnusable, id="no finish reason"),
+        pytest.param(answering(GOOD_CHARACTER, FinishReason.OTHER), AnswerUnusable, id="other finish reason"),
     ],
 )
 def test_a_failed_call_raises(way: str, model: ModelFn, expected: type[ServiceError]) -> None:
-    with pytest.raises(expected):
+    with pytest.raises(expected) as raised:
         asyncio.run(WAYS[way](llm_over(model)))  # type: ignore[arg-type]
+    assert raised.type is expected
+
+
+CONTENT_CANNOT_CAUSE = {401, 403, 404, 408, 429}
+
+
+@pytest.mark.parametrize("status", range(400, 600))
+def test_only_a_4xx_that_a_request_can_cause_is_blamed_on_its_caller(status: int) -> None:
+    error = wrap_http_error(RuntimeError("x"), status_code=status)
+    with pytest.raises((ModelFailed, TimedOut)) as raised:
+        asyncio.run(llm_over(raising(error)).text(*HELLO))
+    failure: Any = raised.value
+    assert failure.by_content == (status < 500 and status not in CONTENT_CANNOT_CAUSE)
 
 
 @pytest.mark.parametrize("way", ["structured", "prompt file"])
@@ -113,7 +143,7 @@ def test_a_failed_call_raises(way: str, model: ModelFn, expected: type[ServiceEr
     ],
 )
 def test_an_answer_that_breaks_the_schema_is_a_model_failure(way: str, text: str) -> None:
-    with pytest.raises(ModelFailed):
+    with pytest.raises(AnswerUnusable):
         asyncio.run(WAYS[way](llm_over(answering(text))))  # type: ignore[arg-type]
 
 
@@ -225,38 +255,54 @@ def test_a_caller_who_leaves_leaves_no_task_behind(way: str) -> None:
     assert asyncio.run(scenario()) == set()
 
 
-BAD = pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), id="error"),
-        pytest.param(hanging, id="timeout"),
-        pytest.param(answering("no JSON"), id="broken schema"),
-    ],
-)
+async def ask(llm: Llm, address: str) -> None:
+    set_caller(caller_at(address, Rate(1, 1)))
+    await llm.structured(RpgCharacter, *HELLO)
 
 
-@BAD
-def test_each_failure_of_the_model_counts_for_the_circuit(model: ModelFn) -> None:
-    breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=30)
-    llm = llm_over(model, timeout=0.05, breaker=breaker)
-    with pytest.raises((ModelFailed, TimedOut)):
-        asyncio.run(llm.structured(RpgCharacter, *HELLO))
+BY_CONTENT = [
+    pytest.param(hanging, id="timeout"),
+    pytest.param(answering("no JSON"), id="broken schema"),
+    pytest.param(answering(""), id="empty"),
+    pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), id="a request the provider rejects"),
+    pytest.param(raising(UnicodeDecodeError("utf-8", b"x", 0, 1, "x")), id="unreadable"),
+]
+
+
+def test_an_outage_counts_for_the_circuit_whoever_calls() -> None:
+    llm = llm_over(
+        raising(GenkitError(status="UNAVAILABLE", message="x")),
+        breaker=CircuitBreaker(failure_threshold=2, recovery_timeout=30),
+    )
+    for expected in (ModelFailed, ModelFailed, CircuitOpen):
+        with pytest.raises(expected):
+            asyncio.run(ask(llm, "192.0.2.1"))
+
+
+@pytest.mark.parametrize("model", BY_CONTENT)
+def test_no_caller_alone_opens_the_circuit_and_two_do(model: ModelFn) -> None:
+    llm = llm_over(model, timeout=0.01, breaker=CircuitBreaker(failure_threshold=2, recovery_timeout=30))
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        with pytest.raises((ModelFailed, TimedOut)):
+            asyncio.run(ask(llm, address))
     with pytest.raises(CircuitOpen):
-        asyncio.run(llm.structured(RpgCharacter, *HELLO))
+        asyncio.run(ask(llm, "192.0.2.3"))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), id="a request the provider rejects"),
-        pytest.param(answering("no", FinishReason.BLOCKED), id="blocked content"),
-    ],
-)
-def test_what_is_the_callers_fault_does_not_count(model: ModelFn) -> None:
-    llm = llm_over(model, breaker=CircuitBreaker(failure_threshold=1, recovery_timeout=30))
-    for _ in range(2):
-        with pytest.raises((RequestRejected, ContentBlocked)):
-            asyncio.run(llm.text(*HELLO))
+def test_the_addresses_of_a_48_are_one_caller_to_the_circuit() -> None:
+    llm = llm_over(answering(""), breaker=CircuitBreaker(failure_threshold=2, recovery_timeout=30))
+    for number in range(10):
+        with pytest.raises(AnswerUnusable):
+            asyncio.run(ask(llm, f"2001:db8:0:{number:x}::1"))
+
+
+def test_blocked_content_does_not_count() -> None:
+    llm = llm_over(
+        answering("no", FinishReason.BLOCKED), breaker=CircuitBreaker(failure_threshold=1, recovery_timeout=30)
+    )
+    for number in range(3):
+        with pytest.raises(ContentBlocked):
+            asyncio.run(ask(llm, f"192.0.2.{number}"))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -31,11 +31,11 @@ class _Experiment:
         )
 
     def succeed(self) -> None:
-        with suppress(CircuitOpen), self.breaker.call():
+        with suppress(CircuitOpen), self.breaker.call("a client"):
             pass
 
     def fail(self) -> None:
-        with suppress(CircuitOpen, ModelFailed), self.breaker.call():
+        with suppress(CircuitOpen, ModelFailed), self.breaker.call("a client"):
             raise ModelFailed
 
     def fail_in_a_row(self) -> None:

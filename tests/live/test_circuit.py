@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from src.errors import CircuitOpen
 from src.generated import service_pb2 as pb
 from tests.live.service import Service
 from tests.standins import gemini
@@ -141,6 +142,34 @@ def test_a_probe_that_hangs_keeps_the_circuit_no_longer_than_its_recovery_time(
         service.kill()
         with pytest.raises(httpx.TransportError):
             hanging.result(5)
+
+
+POISON = [gemini.text(" "), gemini.error(400), gemini.error(422), gemini.HANG, gemini.text("no JSON")]
+
+
+def test_one_caller_neither_opens_the_circuit_nor_keeps_it_open(upstream: GeminiStandIn) -> None:
+    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    limits = {"LLM_TIMEOUT": "300", "TRUSTED_PROXIES": "127.0.0.1", "CB_RECOVERY_TIMEOUT": str(RECOVERY)}
+    hostile, honest = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
+    with Service(**env, **limits, CB_FAILURE_THRESHOLD="2") as service:
+        for poison in POISON:
+            for number in range(2):
+                upstream.script(poison)
+                text = {"text": f"{poison} {number}"}
+                assert service.http.post("/translate", json=text, headers=hostile).status_code in (502, 504)
+                upstream.script(poison)
+                metadata = (("x-forwarded-for", "203.0.113.1"),)
+                error: Any = failed_rpc(service.stub.TranslateText, pb.TranslateRequest(**text), metadata=metadata)
+                assert error.details() != CircuitOpen.default_detail
+        assert service.http.post("/chat", json={}, headers=honest).status_code == 200
+        upstream.script(gemini.error(503), gemini.error(503))
+        for _ in range(2):
+            assert service.http.post("/chat", json={}, headers=honest).status_code == 502
+        wait_until_half_open(service)
+        upstream.script(gemini.text(" "))
+        assert service.http.post("/chat", json={}, headers=hostile).status_code == 502, "the probe"
+        assert service.http.post("/chat", json={}, headers=hostile).status_code == 503
+        assert service.http.post("/chat", json={}, headers=honest).status_code == 200
 
 
 def test_what_the_llm_is_not_to_blame_for_does_not_count(upstream: GeminiStandIn) -> None:
