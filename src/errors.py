@@ -115,8 +115,6 @@ class AnswerUnusable(ModelFailed):
 
     by_content = True
 
-    by_content = True
-
 
 class RequestRejected(ModelFailed):
     """The provider refused this one request as invalid: nothing is wrong with the LLM itself."""

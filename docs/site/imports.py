@@ -38,7 +38,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "Settings": ("config",),
     "Errors": ("errors",),
-    "Small parts": ("responses", "util"),
+    "Small parts": ("responses", "caller", "util"),
 }
 # Arrows from these to all others, and from all others to those, would hide the rest.
 ALL_SEEING = ("Watching",)
