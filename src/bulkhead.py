@@ -1,42 +1,64 @@
 """A bulkhead: so many at once, a few waiting, the others refused (M. Nygard, Release It!, 2nd ed., ch. 5)."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from src.errors import Overloaded
+from src.caller import current_caller
+from src.errors import Overloaded, ShareExceeded
 
 QUEUE_SECONDS = 2.0
+CLIENT_SHARE = 0.25
+
+
+def places_of_share(size: int, share: float) -> int:
+    """How many of so many places one client may hold: at least one."""
+    return max(1, min(size, int(size * share + 1e-9)))
 
 
 class Bulkhead:
-    """Bounds what is under way at once, so that something slow cannot fill memory.
+    """Bounds what is in progress at once, so that something slow cannot fill memory, and what one client has of it.
 
-    As many as may be under way may wait, in order of arrival, for at most `queue_seconds`.
+    As many as may be in progress may wait, in order of arrival, for at most `queue_seconds`. A client's calls count
+    from when they begin to wait.
 
     Args:
         size: Places.
+        per_client: Calls that one client may have in progress and waiting; a quarter of the places when not given.
         queue_seconds: How long one waits for a place.
     """
 
-    def __init__(self, size: int, *, queue_seconds: float = QUEUE_SECONDS) -> None:
+    def __init__(self, size: int, *, per_client: int | None = None, queue_seconds: float = QUEUE_SECONDS) -> None:
         self._places = asyncio.Semaphore(size)
         self._size = size
+        self._per_client = per_client or places_of_share(size, CLIENT_SHARE)
         self._queue_seconds = queue_seconds
         self._waiting = 0
+        self._clients: Counter[str] = Counter()  # only those that have a call here
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Holds a place.
+        """Holds a place for the current caller.
 
         Raises:
+            ShareExceeded: at once where the caller has all that one client may have.
             Overloaded: at once where too many wait, or when the wait was in vain.
         """
-        await self._enter()
+        client = current_caller().share_key
+        if self._clients[client] >= self._per_client:
+            raise ShareExceeded(self._queue_seconds)
+        self._clients[client] += 1
         try:
-            yield
+            await self._enter()
+            try:
+                yield
+            finally:
+                self._places.release()
         finally:
-            self._places.release()
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
 
     async def _enter(self) -> None:
         if not self._places.locked():

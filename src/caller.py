@@ -24,11 +24,13 @@ class Caller:
         share_key: Who holds places of shared pools, and has one say about the circuit: the id, but of an IPv6 address
             its /48. Providers hand those out to single customers, so with shares by /64 four of the 65,536 that such a
             customer owns would fill any pool.
+        scope: Of cached answers: callers share them within one. All who are known by their address alone have the same.
         buckets: The keys that each request takes a token from, with their rates.
     """
 
     id: str
     share_key: str
+    scope: str = ""
     buckets: tuple[tuple[str, Rate], ...] = ()
 
 
@@ -51,11 +53,11 @@ def caller_at(address: str, rate: Rate) -> Caller:
     """The caller who is known by this address alone, and may ask at this rate."""
     parsed = parse_address(address)
     if not isinstance(parsed, IPv6Address):
-        return Caller(address, address, ((address, rate),))
+        return Caller(address, address, buckets=((address, rate),))
     buckets = tuple(
         (_network(parsed, prefix), Rate(rate.count * times, rate.seconds)) for prefix, times in IPV6_NETWORKS.items()
     )
-    return Caller(buckets[0][0], share_key_at(address), buckets)
+    return Caller(buckets[0][0], share_key_at(address), buckets=buckets)
 
 
 def share_key_at(address: str) -> str:

@@ -22,6 +22,8 @@ class ServiceError(Exception):
     grpc_code: ClassVar[str] = "INTERNAL"
     default_detail: ClassVar[str] = "The service failed to answer this request."
     is_refusal: ClassVar[bool] = False  # before any work was done for it
+    concerns_one_caller: ClassVar[bool] = False  # others who ask the same would not have met it
+    hint: ClassVar[str] = ""  # for the operator, in the log
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.detail = detail or self.default_detail
@@ -146,6 +148,14 @@ class Overloaded(ServiceError):
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(retry_after=retry_after)
+
+
+class ShareExceeded(Overloaded):
+    """This client already has its share of a shared pool."""
+
+    default_detail = "Too many calls of this client are in progress."
+    concerns_one_caller = True
+    hint = "behind one proxy, or for one backend, set LLM_MAX_PER_CLIENT"
 
 
 class ContentBlocked(ServiceError):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from genkit import ActionRunContext
 
-from src.bulkhead import Bulkhead
+from src.bulkhead import CLIENT_SHARE, Bulkhead, places_of_share
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart, free_text, sanitize
@@ -75,12 +75,13 @@ class Flows:
     Args:
         llm: The guarded way to the model.
         images: Fetches the images that callers name.
+        client_share: How much of the memory for images one client may have.
     """
 
-    def __init__(self, llm: Llm, images: ImageFetcher) -> None:
+    def __init__(self, llm: Llm, images: ImageFetcher, *, client_share: float = CLIENT_SHARE) -> None:
         self._llm = llm
         self._images = images
-        self._images_in_memory = Bulkhead(MAX_IMAGES)
+        self._images_in_memory = Bulkhead(MAX_IMAGES, per_client=places_of_share(MAX_IMAGES, client_share))
         self._clock = llm.tool(get_current_time)
         self._code_review = PromptFile("code_review")
 

@@ -3,6 +3,10 @@
 Against server-side request forgery (OWASP SSRF Prevention Cheat Sheet): http(s) on default ports only, every
 address of the host public, the connection made to an address that was checked (so a second DNS answer gains
 nothing), each redirect checked anew, and time, size and type capped.
+
+The event loop parses what hosts send, so what a fetch can make it do is bounded as well: the bytes of all heads of a
+response together (1xx responses may come without end), the bytes of a read, and the number of a body's pieces, which
+cost the same however small they are.
 """
 
 import asyncio
@@ -11,23 +15,30 @@ import binascii
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, NewType, NoReturn
 
+import httpcore
 import httpx
 
+from src.bulkhead import CLIENT_SHARE, Bulkhead, places_of_share
 from src.errors import InvalidInput
 from src.util.name_lookup import Address, NameLookup
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
-Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 FetchedImage = NewType("FetchedImage", str)  # a `data:` URL with bytes that were fetched and checked here
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_REDIRECTS = 3
 TIMEOUT = 10.0
+MAX_FETCHES = 8  # at once
+MAX_HEAD_BYTES = 16_384  # twice what nginx takes from an upstream
+HEAD_READ_BYTES = 4096  # between reads the event loop comes to others
+MAX_SMALL_PIECES = 256
+MIN_PIECE_BYTES = 512  # on average, beyond so many: less than a network packet of a body that is not chunked
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "hardened-genkit-service"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif", "image/gif"})
@@ -67,6 +78,7 @@ class ImageFetcher:
     """Turns an image URL into a `data:` URL.
 
     Args:
+        client_share: How much of the fetches, and of the look-ups of names, one client may have.
         resolve: Finds a host's addresses; `NameLookup` when not given.
         is_allowed: Says which of them may be connected to.
         ports: The port allowed for each scheme.
@@ -78,6 +90,7 @@ class ImageFetcher:
     def __init__(
         self,
         *,
+        client_share: float = CLIENT_SHARE,
         resolve: Resolve | None = None,
         is_allowed: Callable[[Address], bool] = is_public,
         ports: dict[str, int] = DEFAULT_PORTS,
@@ -85,7 +98,8 @@ class ImageFetcher:
         max_bytes: int = MAX_BYTES,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._resolve = resolve or NameLookup()
+        self._fetches = Bulkhead(MAX_FETCHES, per_client=places_of_share(MAX_FETCHES, client_share))
+        self._resolve = resolve or NameLookup(client_share=client_share)
         self._is_allowed = is_allowed
         self._ports = ports
         self._timeout = timeout
@@ -98,16 +112,17 @@ class ImageFetcher:
         Raises:
             InvalidInput: the URL is refused, or no image can be had from it. A refused one sends no byte, and what
                 is said of it does not depend on what is there.
-            Overloaded: too many names are being looked up.
+            Overloaded: too many images are being fetched or names looked up, by all or by the current caller.
         """
         if url[:5].lower() == "data:":
             return FetchedImage(self._checked_data_url(url))
+        parsed = _parse(url)
         try:
-            async with asyncio.timeout(self._timeout):
-                return FetchedImage(await self._download(_parse(url)))
+            async with self._fetches.place(), asyncio.timeout(self._timeout):
+                return FetchedImage(await self._download(parsed))
         except TimeoutError:
             _refuse(f"the image took longer than {self._timeout:g} seconds")
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError):
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.InvalidURL, ssl.SSLError):
             _refuse("the image could not be fetched")
 
     def _checked_data_url(self, url: str) -> str:
@@ -149,38 +164,45 @@ class ImageFetcher:
     async def _get(self, url: httpx.URL, address: Address) -> str | httpx.URL:
         """The image, or where it has moved to. The connection goes to `address`, TLS is verified for the name.
 
-        A bare transport for each request: nothing (a connection verified for another name, a cookie) is carried from
-        one to the next, and nothing but this module reads where a redirect leads.
+        A connection for each request: nothing (TLS verified for another name, a cookie) is carried from one to the
+        next, and nothing but this module reads where a redirect leads.
         """
-        headers = HEADERS | {"host": url.netloc.decode("ascii")}
-        async with (
-            _closing_connections() as trace,
-            httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport,
-        ):
-            extensions = {"sni_hostname": url.raw_host.decode("ascii"), "trace": trace}
-            request = httpx.Request("GET", url.copy_with(host=str(address)), headers=headers, extensions=extensions)
-            async with aclosing(await transport.handle_async_request(request)) as response:
-                if response.has_redirect_location:
-                    return _parse(response.headers["location"], base=url)
-                return self._data_url(self._checked_type(response), await self._body(response))
+        origin = httpcore.Origin(url.raw_scheme, str(address).encode(), self._ports[url.scheme])
+        target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=url.raw_path)
+        headers = list((HEADERS | {"host": url.netloc.decode("ascii")}).items())
+        async with self._connected(url, origin) as stream:
+            head = _BoundedHead(stream)
+            connection = _Connection(origin=origin, stream=head)
+            response = await connection.handle_async_request(httpcore.Request("GET", target, headers=headers))
+            head.end()
+            fields = httpx.Headers(response.headers)
+            if response.status in REDIRECTS and "location" in fields:
+                return _parse(fields["location"], base=url)
+            return self._data_url(_checked_type(response.status, fields), await self._body(response, fields))
 
-    @staticmethod
-    def _checked_type(response: httpx.Response) -> str:
-        media_type = str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
-        if response.status_code != httpx.codes.OK:
-            _refuse("the image could not be fetched")
-        if media_type not in IMAGE_TYPES or response.headers.get("content-encoding", "identity") != "identity":
-            _refuse("the URL does not lead to an image of a known type")
-        return media_type
+    @asynccontextmanager
+    async def _connected(self, url: httpx.URL, origin: httpcore.Origin) -> AsyncIterator[httpcore.AsyncNetworkStream]:
+        stream = await httpcore.AnyIOBackend().connect_tcp(origin.host.decode(), origin.port)
+        try:
+            if url.scheme == "https":
+                # The TCP stream is what is closed, even when the handshake is cancelled.
+                yield await stream.start_tls(self._tls, server_hostname=url.raw_host.decode("ascii"))
+            else:
+                yield stream
+        finally:
+            await stream.aclose()
 
-    async def _body(self, response: httpx.Response) -> bytes:
-        if int(response.headers.get("content-length", 0)) > self._max_bytes:
+    async def _body(self, response: httpcore.Response, fields: httpx.Headers) -> bytes:
+        if int(fields.get("content-length", 0)) > self._max_bytes:
             _refuse(f"the image is larger than {self._max_bytes} bytes")
-        body = bytearray()
-        async for chunk in response.aiter_raw():
-            body += chunk
+        body, pieces = bytearray(), 0
+        async for piece in response.aiter_stream():
+            body += piece
+            pieces += 1
             if len(body) > self._max_bytes:
                 _refuse(f"the image is larger than {self._max_bytes} bytes")
+            if pieces > MAX_SMALL_PIECES + len(body) // MIN_PIECE_BYTES:
+                _refuse("the image comes in too many pieces")
         return bytes(body)
 
     @cached_property
@@ -188,20 +210,50 @@ class ImageFetcher:
         return self._given_tls or httpx.create_ssl_context(trust_env=False)
 
 
-@asynccontextmanager
-async def _closing_connections() -> AsyncIterator[Trace]:
-    """A trace for httpx that notes each connection made; all are closed at the end.
+class _Connection(httpcore.AsyncHTTP11Connection):
+    """One whose parser never gets more at once than a head may have."""
 
-    httpcore leaves a connection open whose TLS handshake is cancelled, so a server that stalls there would keep a
-    socket of ours for every request.
-    """
-    async with AsyncExitStack() as connections:
+    READ_NUM_BYTES = MAX_HEAD_BYTES
+    MAX_INCOMPLETE_EVENT_SIZE = MAX_HEAD_BYTES
 
-        async def trace(event: str, info: dict[str, Any]) -> None:
-            if event == "connection.connect_tcp.complete":
-                connections.push_async_callback(info["return_value"].aclose)
 
-        yield trace
+class _BoundedHead(httpcore.AsyncNetworkStream):
+    """A connection that fails when more comes before a response's body than a head may have."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left: int | None = MAX_HEAD_BYTES
+
+    def end(self) -> None:
+        """The head is complete: what follows is the body."""
+        self._left = None
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        if self._left is None:
+            return await self._stream.read(max_bytes, timeout)
+        if not self._left:
+            raise httpcore.RemoteProtocolError("the head of the response is too long")
+        data = await self._stream.read(min(max_bytes, self._left, HEAD_READ_BYTES), timeout)
+        self._left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - likewise
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _checked_type(status: int, fields: httpx.Headers) -> str:
+    media_type = str(fields.get("content-type", "")).partition(";")[0].strip().lower()
+    if status != httpx.codes.OK:
+        _refuse("the image could not be fetched")
+    if media_type not in IMAGE_TYPES or fields.get("content-encoding", "identity") != "identity":
+        _refuse("the URL does not lead to an image of a known type")
+    return media_type
 
 
 def _port(url: httpx.URL) -> int | None:

@@ -19,8 +19,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from src.errors import InvalidInput
-from src.image_fetch import ImageFetcher, _parse, is_public
+from src.caller import Caller, set_caller
+from src.errors import InvalidInput, ShareExceeded
+from src.image_fetch import MIN_PIECE_BYTES, ImageFetcher, _parse, is_public
 from src.schemas import ImageRequest
 from src.util.name_lookup import Address
 
@@ -445,3 +446,78 @@ def test_any_other_data_url_is_refused(url: str) -> None:
 
 def test_a_data_url_has_the_same_size_limit() -> None:
     assert "larger than 5 bytes" in refusal_of(PNG_URL, max_bytes=5)
+
+
+def endless(head: bytes, piece: bytes) -> Handler:
+    """A site that answers with a head, and then with the same bytes until its client leaves."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            while True:
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    return serve
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n"
+HOSTILE = {
+    "1xx responses without end": endless(b"", b"HTTP/1.1 103 E\r\n\r\n" * 1000),
+    "chunks of a byte": endless(CHUNKED, b"1\r\na\r\n" * 1000),
+    "chunks with long extensions": endless(CHUNKED, b"1;" + b"x" * 10_000 + b"\r\na\r\n"),
+    "one header without end": endless(b"HTTP/1.1 200 OK\r\nx: ", b"a" * 10_000),
+    "headers without end": endless(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 1000),
+    "trailers without end": endless(CHUNKED + b"1\r\na\r\n0\r\n", b"a: b\r\n" * 1000),
+    "a status line without end": endless(b"HTTP/1.1 200 ", b"O" * 10_000),
+    "a chunk size without end": endless(CHUNKED, b"0" * 10_000),
+    "a body without end": endless(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n\r\n", b"a" * 10_000),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_hostile_host_sends_without_end_is_ended_by_its_amount(kind: str) -> None:
+    """Long before the limit in time, of which the event loop would be busy for all."""
+
+    async def scenario() -> None:
+        async with await asyncio.start_server(HOSTILE[kind], "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(InvalidInput) as refused:
+                await fetcher(port, timeout=60.0).fetch(f"http://site.test:{port}/")
+        assert "longer than" not in refused.value.message
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_image_in_small_network_packets_or_chunks_is_read() -> None:
+    body = PNG * 50_000
+    pieces = [body[start : start + MIN_PIECE_BYTES] for start in range(0, len(body), MIN_PIECE_BYTES)]
+    url = "data:image/png;base64," + base64.b64encode(body).decode()
+    assert fetch_from({"/": chunked(pieces) + b"0\r\n\r\n"}) == url
+    assert fetch_from({"/": chunked([bytes([byte]) for byte in PNG]) + b"0\r\n\r\n"}) == PNG_URL
+
+
+def test_one_client_has_two_fetches_at_once() -> None:
+    async def scenario() -> None:
+        site = Site({})
+        async with site.running() as port:
+            images = fetcher(port)
+
+            async def fetch(client: str) -> str:
+                set_caller(Caller(client, client))
+                return await images.fetch(f"http://site.test:{port}/")
+
+            tasks = [asyncio.create_task(fetch("hostile")) for _ in range(2)]
+            await site.reached.wait()
+            with pytest.raises(ShareExceeded):
+                await fetch("hostile")
+            site.answers["/"] = answer()
+            assert await fetch("honest") == PNG_URL
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert await fetch("hostile") == PNG_URL
+
+    asyncio.run(scenario())

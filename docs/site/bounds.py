@@ -323,6 +323,13 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/test_rate_limit.py::test_never_more_than_the_cap_is_kept",
         ),
         Bound(
+            "Callers whose probes of an open circuit are remembered",
+            "src.circuit_breaker.MAX_TURNS",
+            "",
+            "the oldest is forgotten",
+            "tests/test_circuit_breaker.py::test_what_it_remembers_of_callers_is_bounded",
+        ),
+        Bound(
             "Chunks of a stream that wait for a slow reader",
             "src.runner.MAX_WAITING_CHUNKS",
             "",
@@ -364,6 +371,8 @@ OTHERS: dict[str, str] = {
     "METRICS_PORT": "an address",
     "WORKERS": "processes, set by the operator",
     "SENTRY_TRACES_SAMPLE_RATE": "a share",
+    "src.caller.SHARE_PREFIX": "the length of a prefix",
+    "src.rate_limit.MAX_KNOWN_CALLERS": "callers that are kept made; others are made anew",
     "src.connection.IDLE_SECONDS": "closes idle connections of ours to the provider",
     "src.util.name_lookup.RETRY_SECONDS": "a Retry-After",
     "src.observability.redaction.MIN_SECRET": "the shortest secret",

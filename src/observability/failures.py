@@ -23,4 +23,5 @@ def log_failure(failure: ServiceError, operation: str) -> None:
     elif failure.is_refusal:
         log.debug("request failed", **fields, problem=failure.slug)
     else:
-        log.warning("request failed", **fields, problem=failure.slug)
+        hint = {"hint": failure.hint} if failure.hint else {}
+        log.warning("request failed", **fields, problem=failure.slug, **hint)

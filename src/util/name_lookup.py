@@ -3,11 +3,14 @@
 import asyncio
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from src.errors import Overloaded
+from src.bulkhead import CLIENT_SHARE, places_of_share
+from src.caller import current_caller
+from src.errors import Overloaded, ShareExceeded
 
 Address = IPv4Address | IPv6Address
 
@@ -23,11 +26,14 @@ class NameLookup:
 
     Args:
         look_up: As `socket.getaddrinfo`.
+        client_share: How many of the look-ups one client may have.
     """
 
-    def __init__(self, look_up: Any = socket.getaddrinfo) -> None:
+    def __init__(self, look_up: Any = socket.getaddrinfo, *, client_share: float = CLIENT_SHARE) -> None:
         self._look_up = look_up
+        self._per_client = places_of_share(MAX_LOOKUPS, client_share)
         self._threads = 0
+        self._clients: Counter[str] = Counter()  # threads of each client that has any
         self._lock = threading.Lock()
 
     @property
@@ -40,12 +46,17 @@ class NameLookup:
 
         Raises:
             OSError: there are none.
-            Overloaded: too many look-ups are under way; a slot is free again when its thread has ended.
+            ShareExceeded: the current caller has as many look-ups as one client may have.
+            Overloaded: too many look-ups are in progress; a slot is free again when its thread has ended.
         """
-        if self.is_full:
-            raise Overloaded(RETRY_SECONDS)
+        client = current_caller().share_key
         with self._lock:
+            if self.is_full:
+                raise Overloaded(RETRY_SECONDS)
+            if self._clients[client] >= self._per_client:
+                raise ShareExceeded(RETRY_SECONDS)
             self._threads += 1
+            self._clients[client] += 1
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[Address]] = loop.create_future()
 
@@ -56,13 +67,23 @@ class NameLookup:
             except (OSError, ValueError) as error:
                 outcome = error
             finally:
-                with self._lock:
-                    self._threads -= 1
+                self._end(client)
             with suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(_settle, found, outcome)
 
-        threading.Thread(target=look_up, daemon=True, name="name look-up").start()
+        try:
+            threading.Thread(target=look_up, daemon=True, name="name look-up").start()
+        except RuntimeError:  # the system has no more threads
+            self._end(client)
+            raise Overloaded(RETRY_SECONDS) from None
         return await found
+
+    def _end(self, client: str) -> None:
+        with self._lock:
+            self._threads -= 1
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
 
 
 def _settle(found: "asyncio.Future[list[Address]]", outcome: "list[Address] | Exception") -> None:

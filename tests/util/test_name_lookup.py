@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from src.errors import Overloaded
+from src.caller import Caller, set_caller
+from src.errors import Overloaded, ShareExceeded
 from src.util.name_lookup import MAX_LOOKUPS, NameLookup
 
 
@@ -27,7 +28,12 @@ def test_silent_servers_take_their_places_and_no_more() -> None:
     async def scenario() -> None:
         servers = Silent()
         look_up = NameLookup(servers)
-        waiting = [asyncio.create_task(look_up("slow.test", 80)) for _ in range(MAX_LOOKUPS)]
+
+        async def ask(client: int) -> list[Any]:
+            set_caller(Caller(str(client), str(client)))
+            return await look_up("slow.test", 80)
+
+        waiting = [asyncio.create_task(ask(client)) for client in range(MAX_LOOKUPS)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await look_up("another.test", 80)
@@ -57,3 +63,44 @@ def test_a_name_without_addresses_is_an_os_error(host: str) -> None:
 
 def test_an_address_in_any_spelling_is_found() -> None:
     assert asyncio.run(NameLookup()("0x7f.1", 80)) == [ip_address("127.0.0.1")]
+
+
+def test_one_client_holds_a_quarter_of_the_look_ups_until_their_threads_end() -> None:
+    async def scenario() -> None:
+        servers = Silent()
+        look_up = NameLookup(servers)
+
+        async def ask(client: str) -> list[Any]:
+            set_caller(Caller(client, client))
+            return await look_up("slow.test", 80)
+
+        share = MAX_LOOKUPS // 4
+        hostile = [asyncio.create_task(ask("hostile")) for _ in range(share)]
+        await asyncio.sleep(0)
+        for task in hostile:
+            task.cancel()
+        await asyncio.gather(*hostile, return_exceptions=True)
+        with pytest.raises(ShareExceeded):
+            await ask("hostile")
+        honest = asyncio.create_task(ask("honest"))
+        await asyncio.sleep(0)
+        servers.answer.set()
+        assert await honest
+        while look_up._clients:  # nothing is remembered of those whose threads have ended
+            await asyncio.sleep(0)
+        assert await ask("hostile")
+
+    asyncio.run(scenario())
+
+
+def test_a_system_without_threads_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    look_up = NameLookup()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(2 * MAX_LOOKUPS):
+            with pytest.raises(Overloaded):
+                asyncio.run(look_up("127.0.0.1", 80))
+    assert asyncio.run(look_up("127.0.0.1", 80))
