@@ -1,27 +1,57 @@
-"""The response cache: bounded in time and number, and one call for all who ask the same at once."""
+"""The response cache: bounded in time, number and bytes, and one call for all who ask the same at once."""
 
 import asyncio
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Generic, TypeVar
 
+from src.errors import ServiceError
+
 V = TypeVar("V")
+
+ENTRY_BYTES = 512  # of one entry beside its value: the key, and its places in two dictionaries
+MAX_ENTRY_SHARE = 16  # a value larger than this part of all bytes is not worth what it would drive out
+MAX_JOINS = 2  # of flights that end for what concerns only the caller who began them
+EXPIRED_AT_ONCE = 16  # entries that a new one clears away at most, so that none waits for a thousand
+SWEPT_AT_ONCE = 256  # while nobody waits for it
+SWEEP_SECONDS = 0.05  # between two parts of a sweep
+
+
+class CacheUse(StrEnum):
+    """How an answer was had, as `Cache-Status` has it (RFC 9211)."""
+
+    HIT = "hit"
+    MISS = "fwd=miss"
+    COLLAPSED = "fwd=miss; collapsed"
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What the cache has done since the process started, and how many entries it holds.
+    """What the cache has done since the process started, and what it holds.
 
     Attributes:
-        shared: Callers that joined a call already under way.
+        shared: Callers that joined a call already in flight.
+        bytes: Of all entries together.
     """
 
     hits: int
     misses: int
     shared: int
     entries: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Entry(Generic[V]):
+    """A value, when it is no longer good, and its size in bytes."""
+
+    value: V
+    good_until: float
+    size: int
 
 
 @dataclass(slots=True)
@@ -38,52 +68,88 @@ class FlowCache(Generic[V]):
     All callers of one key get the same object, so values have to be immutable; None is no value. Failures are shared
     by those who wait for them, and never kept.
 
+    A flight belongs to the caller who began it, even when that one has left: it holds a part of that caller's share of
+    the pools. A failure that concerns that caller alone is not shared: those who joined begin anew in their own name.
+
     Args:
         ttl: Seconds that a result is good for, from the end of the call that made it.
         max_size: Results kept at most; beyond it the least recently used goes.
+        max_bytes: Bytes of all results at most; beyond them the least recently used go.
+        size_of: Bytes that a value takes.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, *, ttl: float, max_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        ttl: float,
+        max_size: int,
+        max_bytes: int,
+        size_of: Callable[[V], int] = sys.getsizeof,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ttl = ttl
         self._max_size = max_size
+        self._max_bytes = max_bytes
+        self._size_of = size_of
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[float, V]] = OrderedDict()  # key: (good until, value), LRU first
+        self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()  # least recently used first
+        self._ages: OrderedDict[str, None] = OrderedDict()  # the same keys, oldest first
+        self._bytes = 0
+        self._sweep: asyncio.TimerHandle | None = None
         self._flights: dict[str, _Flight[V]] = {}
         self._hits = self._misses = self._shared = 0
 
     def stats(self) -> CacheStats:
         """A snapshot, for metrics."""
-        return CacheStats(self._hits, self._misses, self._shared, len(self._entries))
+        return CacheStats(self._hits, self._misses, self._shared, len(self._entries), self._bytes)
 
     def kept(self, key: str) -> V | None:
         """The result kept under `key`, if it is still good."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        good_until, value = entry
-        if self._clock() >= good_until:
-            del self._entries[key]
+        if self._clock() >= entry.good_until:
+            self._drop(key)
             return None
         self._hits += 1
         self._entries.move_to_end(key)
-        return value
+        return entry.value
 
-    async def get(self, key: str, call: Callable[[], Awaitable[V]]) -> V:
+    async def get(
+        self, key: str, call: Callable[[], Awaitable[V]], on_use: Callable[[CacheUse], None] = lambda _: None
+    ) -> V:
         """The result kept under `key`, else that of `call`, which is made once for all who wait for it.
 
         A caller who is cancelled leaves the others their call; when the last one has left, it is cancelled too.
+
+        Args:
+            on_use: Called with how the result is had, before any wait.
         """
         value = self.kept(key)
-        return await self._join(key, call) if value is None else value
-
-    async def _join(self, key: str, call: Callable[[], Awaitable[V]]) -> V:
+        if value is not None:
+            on_use(CacheUse.HIT)
+            return value
         flight = self._flights.get(key)
-        if flight is None:
-            self._misses += 1
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, call)))
-        else:
+        on_use(CacheUse.MISS if flight is None else CacheUse.COLLAPSED)
+        for _ in range(MAX_JOINS):
+            if flight is None:
+                break
             self._shared += 1
+            try:
+                return await self._wait(key, flight)
+            except ServiceError as failure:
+                if not failure.concerns_one_caller:
+                    raise
+                flight = self._flights.get(key)
+        return await self._wait(key, self._begin(key, call))
+
+    def _begin(self, key: str, call: Callable[[], Awaitable[V]]) -> _Flight[V]:
+        self._misses += 1
+        flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, call)))
+        return flight
+
+    async def _wait(self, key: str, flight: _Flight[V]) -> V:
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
@@ -91,6 +157,15 @@ class FlowCache(Generic[V]):
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 await self._abandon(key, flight)
+
+    def resized(self, key: str, value: V) -> None:
+        """Count a value anew whose size has changed since it was kept; nothing where it no longer is."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.value is value:
+            size = self._size_of(value) + ENTRY_BYTES
+            self._bytes += size - entry.size
+            entry.size = size
+            self._shrink(key)
 
     async def _fly(self, key: str, call: Callable[[], Awaitable[V]]) -> V:
         try:
@@ -105,11 +180,48 @@ class FlowCache(Generic[V]):
 
     async def _abandon(self, key: str, flight: _Flight[V]) -> None:
         """Cancel a call that nobody waits for, and see it end."""
-        del self._flights[key]
+        if self._flights.get(key) is flight:
+            del self._flights[key]
         flight.task.cancel()
         await asyncio.gather(flight.task, return_exceptions=True)
 
     def _keep(self, key: str, value: V) -> None:
-        self._entries[key] = (self._clock() + self._ttl, value)
-        if len(self._entries) > self._max_size:
-            self._entries.popitem(last=False)
+        self._drop(key)
+        entry = _Entry(value, self._clock() + self._ttl, self._size_of(value) + ENTRY_BYTES)
+        self._entries[key] = entry
+        self._ages[key] = None
+        self._bytes += entry.size
+        self._drop_expired(EXPIRED_AT_ONCE)
+        self._shrink(key)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._ttl, self._sweep_up)
+
+    def _shrink(self, key: str) -> None:
+        """Keep within the bounds, after the entry under `key` was added or has grown."""
+        if self._entries[key].size > self._max_bytes // MAX_ENTRY_SHARE:
+            self._drop(key)
+        while len(self._entries) > self._max_size or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            del self._ages[key]
+            self._bytes -= entry.size
+
+    def _drop_expired(self, limit: int) -> None:
+        now = self._clock()
+        for _ in range(min(limit, len(self._ages))):
+            oldest = next(iter(self._ages))
+            if now < self._entries[oldest].good_until:
+                return
+            self._drop(oldest)
+
+    def _sweep_up(self) -> None:
+        """Let what has expired go although no new entries come, a part at a time."""
+        self._sweep = None
+        self._drop_expired(SWEPT_AT_ONCE)
+        if not self._ages:
+            return
+        wait = self._entries[next(iter(self._ages))].good_until - self._clock()
+        self._sweep = asyncio.get_running_loop().call_later(max(wait, SWEEP_SECONDS), self._sweep_up)

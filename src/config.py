@@ -156,6 +156,13 @@ class Settings(BaseSettings):
     llm_max_concurrency: int = Field(
         64, ge=1, le=10_000, description="LLM calls under way at once; as many wait, the others are refused."
     )
+    llm_max_per_client: int = Field(
+        default_factory=lambda data: max(1, data.get("llm_max_concurrency", 1) // 4),
+        ge=1,
+        le=20_000,
+        description="Maximum calls of one client, waiting ones included; by default a quarter of LLM_MAX_CONCURRENCY. "
+        "Set it behind one proxy or for one backend. Its share of images and name look-ups is in proportion.",
+    )
     cb_enabled: bool = Field(True, description="Leave the LLM alone for a while when it fails: the circuit breaker.")
     cb_failure_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open the circuit.")
     cb_recovery_timeout: float = Field(
@@ -164,6 +171,9 @@ class Settings(BaseSettings):
     cache_enabled: bool = Field(True, description="Answer equal requests to the cached flows from memory.")
     cache_ttl: float = Field(300.0, gt=0, le=86_400, description="Seconds that an answer is good for.")
     cache_max_size: int = Field(1024, ge=1, le=1_000_000, description="Answers kept at most, in each process.")
+    cache_max_bytes: int = Field(
+        67_108_864, ge=1, le=1 << 40, description="Maximum bytes of cached answers in memory, in each process."
+    )
     httpx_pool_max: int = Field(100, ge=1, le=10_000, description="Connections to the LLM's provider at most.")
     httpx_pool_max_keepalive: int = Field(
         20, ge=0, le=10_000, description="Idle connections to the LLM's provider that are kept for reuse."
@@ -272,6 +282,11 @@ class Settings(BaseSettings):
     def rate_limit(self) -> Rate:
         """What one client may ask."""
         return Rate.parse(self.rate_limit_default)
+
+    @property
+    def client_share(self) -> float:
+        """How much of any shared pool one client may hold."""
+        return self.llm_max_per_client / self.llm_max_concurrency
 
     @property
     def cors_origins(self) -> list[str]:

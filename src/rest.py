@@ -78,7 +78,7 @@ def build_rest(
         telemetry=NO_TELEMETRY,
     )
     for operation in OPERATIONS:
-        _add_operation(app, operation, runner)
+        _add_operation(app, operation, runner, tells_cache=settings.debug)
     _add_health(app, is_ready)
     _describe_failures(app)
 
@@ -155,14 +155,14 @@ def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
             )
 
 
-def _add_operation(app: FastAPI, operation: Operation, runner: Runner) -> None:
+def _add_operation(app: FastAPI, operation: Operation, runner: Runner, *, tells_cache: bool) -> None:
     async def documented(body: BaseModel) -> None: ...
 
     documented.__annotations__["body"] = operation.input
     _add_endpoint(
         app,
         operation.path,
-        OperationEndpoint(operation, runner),
+        OperationEndpoint(operation, runner, tells_cache=tells_cache),
         documented,
         methods=["POST"],
         status_code=HTTPStatus.OK,

@@ -14,6 +14,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
+from src.cache import CacheUse
 from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
 from src.responses import JSON, guarded, send_invalid, send_response, send_status
@@ -49,9 +50,14 @@ class HealthEndpoint:
 
 
 class OperationEndpoint:
-    """One operation: its input from the JSON body, where none is `{}`, its output as JSON or as server-sent events."""
+    """One operation: its input from the JSON body, where none is `{}`, its output as JSON or as server-sent events.
 
-    def __init__(self, operation: Operation, runner: Runner) -> None:
+    Args:
+        tells_cache: Send `Cache-Status` (RFC 9211). It tells callers who share a scope what others have asked.
+    """
+
+    def __init__(self, operation: Operation, runner: Runner, *, tells_cache: bool = False) -> None:
+        self._tells_cache = tells_cache
         self._operation = operation
         self._runner = runner
         self._events = EventStream(operation, runner) if operation.streamed else None
@@ -69,9 +75,7 @@ class OperationEndpoint:
                 self._runner.check_accepting()
                 await self._events.send(input, receive, send)
             else:
-                result = await self._result(input, receive)
-                headers = TRUNCATED if result.marks.truncated else None
-                await send_response(send, HTTPStatus.OK, JSON, result.encoded(_to_json), headers)
+                await self._send_output(input, receive, send)
         except BrokenOff:
             await send_status(scope, send, HTTPStatus.BAD_REQUEST)
         except ClientGone:
@@ -82,11 +86,21 @@ class OperationEndpoint:
         except ServiceError as failure:
             await response.fail(scope, send, failure)
 
-    async def _result(self, input: BaseModel, receive: Receive) -> Result:
+    async def _send_output(self, input: BaseModel, receive: Receive, send: Send) -> None:
+        use: CacheUse | None = CacheUse.HIT
+
+        def note(how: CacheUse) -> None:
+            nonlocal use
+            use = how
+
         result = self._runner.kept(self._operation, input)
         if result is None:
-            result = await while_connected(receive, self._runner.run(self._operation, input))
-        return result
+            use = None
+            result = await while_connected(receive, self._runner.run(self._operation, input, note))
+        headers = {"cache-status": f"flow-cache; {use}"} if self._tells_cache and use else {}
+        if result.marks.truncated:
+            headers |= TRUNCATED
+        await send_response(send, HTTPStatus.OK, JSON, result.encoded(_to_json), headers)
 
 
 def without_body(send: Send) -> Send:

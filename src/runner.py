@@ -4,41 +4,57 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 from genkit import Action, Genkit
 from pydantic import BaseModel
 
-from src.cache import FlowCache
+from src.cache import CacheUse, FlowCache
+from src.caller import current_caller
 from src.drain import Drain, Receiving
 from src.errors import as_service_error
 from src.flows import Flows
 from src.marks import Marks, collecting_marks
 from src.operations import OPERATIONS, Operation
 from src.util.hash import cache_key
+from src.util.memory import memory_of
 
 MAX_WAITING_CHUNKS = 64
+RESULT_BYTES = 256  # of a result, and of each of its forms, beside their content
 
 
 class Result:
     """A flow's output, as bytes in each form that was asked for, and its marks. Each form is made once.
 
+    Args:
+        on_growth: Called with the result when it has a new form.
+
     Attributes:
         marks: How the output came about. They stay with it in the cache.
     """
 
-    __slots__ = ("_forms", "_output", "marks")
+    __slots__ = ("_forms", "_on_growth", "_output", "marks")
 
-    def __init__(self, output: BaseModel, marks: Marks) -> None:
+    def __init__(
+        self, output: BaseModel, marks: Marks, on_growth: "Callable[[Result], None]" = lambda _: None
+    ) -> None:
         self._output = output
         self.marks = marks
+        self._on_growth = on_growth
         self._forms: dict[Callable[[Any], bytes], bytes] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, with the output and all forms."""
+        return memory_of(self._output) + sum(RESULT_BYTES + len(form) for form in self._forms.values()) + RESULT_BYTES
 
     def encoded(self, encode: Callable[[Any], bytes]) -> bytes:
         """What `encode` makes of the output; it must be the same function for the same form."""
         form = self._forms.get(encode)
         if form is None:
             form = self._forms[encode] = encode(self._output)
+            self._on_growth(self)
         return form
 
     def text(self, operation: Operation) -> dict[str, str]:
@@ -76,10 +92,15 @@ class Runner:
         if self._cache is None or not operation.cached:
             return None
         self._drain.check()
-        return self._cache.kept(cache_key(operation.name, self._model, input))
+        return self._cache.kept(self._key(operation, input))
 
-    async def run(self, operation: Operation, input: BaseModel) -> Result:
+    async def run(
+        self, operation: Operation, input: BaseModel, on_use: Callable[[CacheUse], None] = lambda _: None
+    ) -> Result:
         """The flow's result, from the cache where it may be. Cancelling ends the LLM call, unless others wait for it.
+
+        Args:
+            on_use: Called with how the cache was used, where it was.
 
         Raises:
             ServiceError: whatever went wrong, as the table of errors has it.
@@ -87,18 +108,29 @@ class Runner:
         async with self._drain.work():
             if self._cache is None or not operation.cached:
                 return await self._result(operation, input)
-            key = cache_key(operation.name, self._model, input)
-            return await self._cache.get(key, lambda: self._result(operation, input))
+            cache, key = self._cache, self._key(operation, input)
+
+            async def call() -> Result:
+                return await self._result(operation, input, on_growth=partial(cache.resized, key))
+
+            return await cache.get(key, call, on_use)
+
+    def _key(self, operation: Operation, input: BaseModel) -> str:
+        return cache_key(operation.name, self._model, input, scope=current_caller().scope)
 
     async def _result(
-        self, operation: Operation, input: BaseModel, on_text: Callable[[str], None] | None = None
+        self,
+        operation: Operation,
+        input: BaseModel,
+        on_text: Callable[[str], None] | None = None,
+        on_growth: Callable[[Result], None] = lambda _: None,
     ) -> Result:
         try:
             with collecting_marks() as marks:
                 result = await self._actions[operation.name].run(input, on_chunk=on_text)
         except Exception as error:
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
-        return Result(result.response, marks)
+        return Result(result.response, marks, on_growth)
 
     def receiving(self) -> Receiving:
         """Make a context manager for the wait for a request's body; it raises ShuttingDown when the process stops."""

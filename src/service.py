@@ -62,12 +62,14 @@ def build_app(settings: Settings) -> ASGIApp:
     llm = Llm(
         ai,
         timeout=settings.llm_timeout / 1000,
-        bulkhead=Bulkhead(settings.llm_max_concurrency),
+        bulkhead=Bulkhead(settings.llm_max_concurrency, per_client=settings.llm_max_per_client),
         breaker=breaker,
         watchers=watch.llm_calls,
     )
+    images = ImageFetcher(client_share=settings.client_share)
     drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
-    runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
+    flows = Flows(llm, images, client_share=settings.client_share)
+    runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, limit, drain, watch=watch)
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:
@@ -90,7 +92,14 @@ def build_breaker(settings: Settings) -> CircuitBreaker | None:
 
 def build_cache(settings: Settings) -> FlowCache[Result] | None:
     """The response cache, unless it is off."""
-    return FlowCache(ttl=settings.cache_ttl, max_size=settings.cache_max_size) if settings.cache_enabled else None
+    if not settings.cache_enabled:
+        return None
+    return FlowCache(
+        ttl=settings.cache_ttl,
+        max_size=settings.cache_max_size,
+        max_bytes=settings.cache_max_bytes,
+        size_of=lambda result: result.size,
+    )
 
 
 class Service:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.cache import FlowCache
-from src.errors import ModelFailed
+from src.bulkhead import Bulkhead
+from src.cache import ENTRY_BYTES, EXPIRED_AT_ONCE, MAX_ENTRY_SHARE, CacheUse, FlowCache
+from src.caller import Caller, set_caller
+from src.errors import ModelFailed, ShareExceeded
 
 
 class Clock:
@@ -44,7 +46,7 @@ class Source:
 
 
 def new(max_size: int = 3, clock: Clock | None = None) -> FlowCache[int]:
-    return FlowCache(ttl=10, max_size=max_size, clock=clock or Clock())
+    return FlowCache(ttl=10, max_size=max_size, max_bytes=1 << 30, clock=clock or Clock())
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -165,7 +167,7 @@ def test_an_endless_row_of_keys_leaves_what_the_size_allows() -> None:
         cache, source = new(max_size=100), Source()
         for number in range(20_000):
             await cache.get(str(number), source)
-        assert cache.stats().entries == 100
+        assert cache.stats().entries == len(cache._ages) == 100
         assert not cache._flights
 
     run(scenario())
@@ -212,7 +214,199 @@ def test_it_keeps_what_a_plain_list_of_the_last_used_would(steps: list[tuple[str
             else:
                 assert await cache.get(argument, answer) == calls
                 model.append((argument, clock.now, calls))
-                del model[:-3]
-            assert cache.stats().entries == len(model)
+                model[:] = [entry for entry in model if clock.now < entry[1] + 10][-3:]
+            assert cache.stats().entries == len(cache._ages) == len(model)
+
+    run(scenario())
+
+
+LARGE = 2000
+
+
+def sized(max_bytes: int, clock: Clock | None = None, max_size: int = 1000) -> "FlowCache[bytearray]":
+    """One that counts a value's length."""
+    return FlowCache(ttl=10, max_size=max_size, max_bytes=max_bytes, size_of=len, clock=clock or Clock())
+
+
+async def put(cache: "FlowCache[bytearray]", key: str, size: int) -> bytearray:
+    async def call() -> bytearray:
+        return bytearray(size)
+
+    return await cache.get(key, call)
+
+
+def test_its_bytes_are_bounded_and_the_least_recently_used_go() -> None:
+    async def scenario() -> None:
+        cache = sized(max_bytes=20 * (LARGE + ENTRY_BYTES))
+        for number in range(20):
+            await put(cache, str(number), LARGE)
+        cache.kept("0")
+        await put(cache, "more", LARGE)
+        assert cache.kept("0") is not None
+        assert cache.kept("1") is None
+        stats = cache.stats()
+        assert (stats.entries, stats.bytes) == (20, 20 * (LARGE + ENTRY_BYTES))
+
+    run(scenario())
+
+
+def test_a_value_too_large_for_its_part_of_the_bytes_is_answered_and_not_kept() -> None:
+    async def scenario() -> None:
+        cache = sized(max_bytes=100_000)
+        await put(cache, "small", 10)
+        assert len(await put(cache, "huge", 100_000 // MAX_ENTRY_SHARE)) == 100_000 // MAX_ENTRY_SHARE
+        assert (cache.kept("huge"), cache.stats().entries) == (None, 1)
+
+    run(scenario())
+
+
+def test_a_value_that_grows_is_counted_anew() -> None:
+    async def scenario() -> None:
+        cache = sized(max_bytes=100_000)
+        first = await put(cache, "k", 100)
+        first.extend(bytes(1000))
+        cache.resized("k", first)
+        assert cache.stats().bytes == 1100 + ENTRY_BYTES
+        cache.resized("k", bytearray(1))  # another value that was kept under the key once
+        cache.resized("unknown", first)
+        assert cache.stats().bytes == 1100 + ENTRY_BYTES
+        first.extend(bytes(100_000))
+        cache.resized("k", first)
+        assert (cache.stats().entries, cache.stats().bytes) == (0, 0)
+
+    run(scenario())
+
+
+def test_what_has_expired_leaves_as_new_ones_come() -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        cache = sized(max_bytes=1 << 30, clock=clock)
+        for number in range(500):
+            await put(cache, str(number), 10)
+        clock.now = 10
+        for number in range(500 // EXPIRED_AT_ONCE + 1):
+            await put(cache, f"new {number}", 10)
+        assert cache.stats().entries == 500 // EXPIRED_AT_ONCE + 1
+
+    run(scenario())
+
+
+def test_what_has_expired_leaves_although_nothing_comes() -> None:
+    async def scenario() -> None:
+        cache: FlowCache[bytearray] = FlowCache(ttl=0.05, max_size=1000, max_bytes=1 << 30, size_of=len)
+        for number in range(600):
+            await put(cache, str(number), 10)
+        async with asyncio.timeout(10):
+            while cache.stats().entries:
+                await asyncio.sleep(0.01)
+        assert (cache.stats().bytes, cache._sweep) == (0, None)
+        await put(cache, "later", 10)
+        async with asyncio.timeout(10):
+            while cache.stats().entries:
+                await asyncio.sleep(0.01)
+
+    run(scenario())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.just("put"), st.sampled_from("abcdefgh"), st.integers(0, 3000))
+        | st.tuples(st.just("grow"), st.sampled_from("abcdefgh"), st.integers(1, 3000))
+        | st.tuples(st.just("wait"), st.just(""), st.integers(1, 6)),
+        max_size=60,
+    )
+)
+def test_its_count_of_bytes_is_always_what_its_entries_take(steps: list[tuple[str, str, int]]) -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        cache = sized(max_bytes=40_000, clock=clock, max_size=5)
+        for what, key, amount in steps:
+            if what == "wait":
+                clock.now += amount
+            elif what == "put":
+                await put(cache, key, amount)
+            elif (value := cache.kept(key)) is not None:
+                value.extend(bytes(amount))
+                cache.resized(key, value)
+            held = [len(entry.value) + ENTRY_BYTES for entry in cache._entries.values()]
+            assert cache.stats().bytes == sum(held) <= 40_000
+            assert set(cache._ages) == set(cache._entries)
+            assert all(size <= 40_000 // MAX_ENTRY_SHARE for size in held)
+
+    run(scenario())
+
+
+def become(client: str) -> None:
+    set_caller(Caller(client, client))
+
+
+def test_who_joins_a_call_is_not_refused_for_the_share_of_the_one_who_began_it() -> None:
+    async def scenario() -> None:
+        cache, bulkhead, source = new(), Bulkhead(8, per_client=1), Source(opened=False)
+
+        async def call() -> int:
+            async with bulkhead.place():
+                return await source()
+
+        async def ask(client: str) -> int:
+            become(client)
+            return await cache.get("k", call)
+
+        async def hold() -> None:
+            become("hostile")
+            async with bulkhead.place():
+                await source.gate.wait()
+
+        holding = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        asked = [asyncio.create_task(ask(client)) for client in ("hostile", "a", "b", "hostile")]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        source.gate.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(outcomes[0], ShareExceeded)
+        assert outcomes[1:] == [1, 1, 1]
+        assert source.calls == 1, "those who were refused began one call together"
+        await holding
+        assert not bulkhead._clients
+
+    run(scenario())
+
+
+def test_a_call_holds_the_share_of_the_one_who_began_it_until_it_ends() -> None:
+    async def scenario() -> None:
+        cache, bulkhead, source = new(), Bulkhead(8, per_client=1), Source(opened=False)
+
+        async def call() -> int:
+            async with bulkhead.place():
+                return await source()
+
+        async def ask(client: str, key: str) -> int:
+            become(client)
+            return await cache.get(key, call)
+
+        first, second = await begun(ask("first", "k"), ask("second", "k"))
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert dict(bulkhead._clients) == {"first": 1}
+        [refused] = await begun(ask("first", "another"))
+        with pytest.raises(ShareExceeded):
+            await refused
+        source.gate.set()
+        assert await second == 1
+
+    run(scenario())
+
+
+def test_it_says_how_an_answer_was_had() -> None:
+    async def scenario() -> None:
+        cache, source = new(), Source(opened=False)
+        uses: list[CacheUse] = []
+        tasks = await begun(*(cache.get("k", source, uses.append) for _ in range(2)))
+        source.gate.set()
+        await asyncio.gather(*tasks)
+        await cache.get("k", source, uses.append)
+        assert uses == [CacheUse.MISS, CacheUse.COLLAPSED, CacheUse.HIT]
 
     run(scenario())

@@ -573,7 +573,7 @@ def test_a_client_of_http_1_0_may_name_no_host(path: str, trusted: str, status: 
 @pytest.mark.parametrize("probe", sorted(PROBE_PATHS))
 def test_a_probe_is_one_wherever_the_app_is_mounted(probe: str, logged: list[Any]) -> None:
     chosen = settings()
-    app = wrap(bare, layers(chosen, Exhausted(chosen.rate_limit)), chosen)
+    app = wrap(bare, layers(chosen, RateLimit(Exhausted(), chosen.rate_limit)), chosen)
     answers = [
         request(app, path, hosts=[b"10.1.2.3"], root_path=root).status
         for root, path in (("", probe), ("/api", f"/api{probe}"), ("/api", probe))

@@ -120,6 +120,9 @@ class Metrics:
         self._cache_entries = Gauge(
             "cache_entries", "Answers in the cache.", registry=registry, multiprocess_mode="livesum"
         )
+        self._cache_bytes = Gauge(
+            "cache_bytes", "Bytes of the answers in the cache.", registry=registry, multiprocess_mode="livesum"
+        )
         self._loop_lag = Gauge(
             "event_loop_lag_seconds",
             "How late the event loop came to a task that was due, in the last second; the worst of all workers.",
@@ -134,7 +137,7 @@ class Metrics:
         self._last_dropped = 0
         self._last_buckets = BucketStats(0, 0)
         self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
-        self._last_cache = CacheStats(0, 0, 0, 0)
+        self._last_cache = CacheStats(0, 0, 0, 0, 0)
 
     def observe_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Note a request that has ended; 499 is the status of one whose client left before any answer."""
@@ -231,6 +234,7 @@ class Metrics:
         self._cache_results.labels("miss").inc(now.misses - before.misses)
         self._cache_results.labels("shared").inc(now.shared - before.shared)
         self._cache_entries.set(now.entries)
+        self._cache_bytes.set(now.bytes)
         self._last_cache = now
 
 
