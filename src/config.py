@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         64, ge=1, le=10_000, description="LLM calls under way at once; as many wait, the others are refused."
     )
     llm_max_per_client: int = Field(
-        default_factory=lambda data: max(1, data.get("llm_max_concurrency", 1) // 4),
+        default_factory=lambda data: max(1, data.get("llm_max_concurrency", 64) // 4),
         ge=1,
         le=20_000,
         description="Maximum calls of one client, waiting ones included; by default a quarter of LLM_MAX_CONCURRENCY. "

@@ -204,7 +204,7 @@ def test_beyond_the_bulkhead_callers_are_told_to_come_back(upstream: GeminiStand
         await asyncio.wait(calls)
         return refused
 
-    with started(upstream, LLM_MAX_CONCURRENCY="4") as service:
+    with started(upstream, LLM_MAX_CONCURRENCY="4", LLM_MAX_PER_CLIENT="20") as service:
         assert set(in_crowd(service, scenario)) == {503, grpc.StatusCode.UNAVAILABLE}
         assert len(upstream.requests) == 4
 
