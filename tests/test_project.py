@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PRODUCTION_DEFAULTS = {
     "host": "0.0.0.0",
+    "llm_max_per_client": "16",
     "log_format": "json",
     "model": "",
     "sentry_environment": "",
