@@ -81,7 +81,9 @@ def test_a_clients_share_is_a_quarter_or_what_was_set(
     concurrency: int, given: int | None, per_client: int, share: float
 ) -> None:
     values: dict[str, Any] = {"llm_max_concurrency": concurrency}
-    settings = Settings(model="offline/demo", **values, **({"llm_max_per_client": given} if given else {}))
+    if given:
+        values["llm_max_per_client"] = given
+    settings = Settings(model="offline/demo", **values)
     assert (settings.llm_max_per_client, settings.client_share) == (per_client, share)
 
 

@@ -705,8 +705,8 @@ def test_a_client_that_does_not_read_holds_nothing(
 ) -> None:
     monkeypatch.setattr("src.responses.SECONDS_TO_SEND", 0.01)
     chosen = settings()
-    buckets = (Exhausted if answer == "429" else MemoryBuckets)(chosen.rate_limit)
-    app = wrap(bare, layers(chosen, buckets), chosen)
+    store = Exhausted() if answer == "429" else MemoryBuckets()
+    app = wrap(bare, layers(chosen, RateLimit(store, chosen.rate_limit)), chosen)
     began = time.monotonic()
     request(app, **UNREAD[answer], read=read)
     assert time.monotonic() - began < 2
