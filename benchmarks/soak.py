@@ -1,8 +1,9 @@
-"""Minutes of mixed load on a service whose LLM fails, hangs and blocks, and whose clients leave: does anything grow?
+"""Minutes of mixed load on a service whose LLM fails, hangs and blocks, and whose clients leave or attack.
 
     .venv/bin/python -m benchmarks.soak --minutes 10
 
-Exits with 1 when a caller met a bug, or when memory or tasks grew. Writes docs/performance/soak.svg.
+Exits with 1 when a caller met a bug, when memory, tasks or open files grew, or when memory grew by more than
+docs/bounds.md allows. Writes docs/performance/soak.svg.
 """
 
 import argparse
@@ -12,25 +13,29 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import grpc
 import httpx
 from matplotlib import pyplot
 
-from src.generated import service_pb2 as pb
-from src.generated import service_pb2_grpc
+from benchmarks.callers import ADDRESSES, Callers, Kind
+from docs.site.bounds import value_of
 from tests.live import counted
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
-CALLERS = 16
+CALLERS, WORST_CALLERS = 16, 8
 SAMPLE_SECONDS = 1.0
 MAX_GROWTH = 1.1
+BYTES_A_BUCKET = 250
+CACHE_BYTES = 16 * 1024 * 1024  # so little that it is full early
+# What the allocator and the libraries keep beyond what is counted: of memory that was used, not all goes back.
+OVERHEAD_BYTES = 100 * 1024 * 1024
 MIN_ANSWERED = 0.75  # of the calls of clients who wait; the LLM fails one in ten
 PLOT = ROOT / "docs/performance/soak.svg"
 MIB = 1024 * 1024
@@ -48,6 +53,15 @@ MOODS = [
 ]
 
 
+class Sample(NamedTuple):
+    """A moment, in seconds from the start of the load, and what the service held then."""
+
+    at: float
+    resident: int
+    tasks: int
+    files: int
+
+
 @dataclass
 class Record:
     """What was seen.
@@ -55,109 +69,36 @@ class Record:
     Attributes:
         outcomes: How often each kind of call ended in each way.
         latencies: Seconds of the calls that were answered.
-        samples: At each moment (seconds from the start): resident bytes, tasks.
+        samples: One a second.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    samples: list[tuple[float, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
-class Callers:
-    """The ways to call."""
-
-    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel) -> None:
-        self._http = http
-        self._stub: Any = service_pb2_grpc.GenkitServiceStub(channel)
-        self.kinds: list[Callable[[], Awaitable[str]]] = [
-            self.rest,
-            self.rest_cached,
-            self.sse,
-            self.rpc,
-            self.stream_rpc,
-            self.rest_left,
-            self.sse_left,
-            self.rpc_left,
-            self.stream_rpc_left,
-            self.invalid,
-        ]
-
-    async def rest(self) -> str:
-        answer = await self._http.post("/chat", json={"question": f"{random.random()}"})
-        return str(answer.status_code)
-
-    async def rest_cached(self) -> str:
-        answer = await self._http.post("/translate", json={"text": f"{random.randrange(2000)}"})
-        return str(answer.status_code)
-
-    async def sse(self) -> str:
-        answer = await self._http.post("/tell-story/stream", json={"topic": f"{random.random()}"})
-        return "error event" if "event: error" in answer.text else str(answer.status_code)
-
-    async def rpc(self) -> str:
-        return await outcome(self._stub.PirateChat(pb.ChatRequest(question=f"{random.random()}")))
-
-    async def stream_rpc(self) -> str:
-        return await outcome(self._stub.TellStory(pb.StoryRequest(topic=f"{random.random()}")))
-
-    async def rest_left(self) -> str:
-        try:
-            async with asyncio.timeout(random.random() * 0.05):
-                return await self.rest()
-        except TimeoutError:
-            return "left"
-
-    async def sse_left(self) -> str:
-        async with self._http.stream("POST", "/tell-story/stream", json={"topic": f"{random.random()}"}) as answer:
-            async for _ in answer.aiter_bytes():
-                break
-        return "left"
-
-    async def rpc_left(self) -> str:
-        call = self._stub.PirateChat(pb.ChatRequest(question=f"{random.random()}"), timeout=random.random() * 0.05)
-        return await outcome(call)
-
-    async def stream_rpc_left(self) -> str:
-        call = self._stub.TellStory(pb.StoryRequest(topic=f"{random.random()}"))
-        await asyncio.sleep(random.random() * 0.02)
-        call.cancel()
-        return "left"
-
-    async def invalid(self) -> str:
-        answer = await self._http.post("/chat", json={"question": ""})
-        return str(answer.status_code)
-
-
-async def outcome(call: Any) -> str:
-    """The status of an RPC."""
-    try:
-        if isinstance(call, grpc.aio.UnaryStreamCall):
-            async for _ in call:
-                pass
-        else:
-            await call
-    except grpc.aio.AioRpcError as error:
-        return str(error.code().name)
-    return "OK"
-
-
-async def call_until(end: float, callers: Callers, record: Record) -> None:
+async def call_until(end: float, kinds: Sequence[Kind], record: Record) -> None:
     while time.monotonic() < end:
-        kind = random.choice(callers.kinds)
+        kind = random.choice(kinds)
         began = time.monotonic()
         try:
             result = await kind()
         except httpx.TransportError as error:
             result = type(error).__name__
-        record.outcomes[f"{kind.__name__}: {result}"] += 1
+        record.outcomes[f"{name_of(kind)}: {result}"] += 1
         if result in ("200", "OK"):
             record.latencies.append(time.monotonic() - began)
+
+
+def name_of(kind: Kind) -> str:
+    return str(getattr(kind, "__name__", kind))
 
 
 async def sample_until(end: float, http: httpx.AsyncClient, pid: int, record: Record) -> None:
     began = time.monotonic()
     while time.monotonic() < end:
-        record.samples.append((time.monotonic() - began, resident_bytes(pid), await count_tasks(http)))
+        tasks = await count_tasks(http)
+        record.samples.append(Sample(time.monotonic() - began, resident_bytes(pid), tasks, open_files(pid)))
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
@@ -169,6 +110,10 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 async def soak(service: Service, upstream: GeminiStandIn, seconds: float, record: Record) -> tuple[int, int]:
     """Load the service; its tasks at rest before and after."""
     async with (
@@ -176,14 +121,15 @@ async def soak(service: Service, upstream: GeminiStandIn, seconds: float, record
         httpx.AsyncClient(base_url=service.rest_url, timeout=30, trust_env=False) as watching,
         grpc.aio.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel,
     ):
-        callers = Callers(http, channel)
-        for kind in callers.kinds:  # what is set up once
+        callers = Callers(http, channel, service.port)
+        for kind in (*callers.kinds, *callers.worst):  # what is set up once
             await kind()
         before = await count_tasks(watching)
         end = time.monotonic() + seconds
         await asyncio.gather(
             sample_until(end, watching, service.process.pid, record),
-            *(call_until(end, callers, record) for _ in range(CALLERS)),
+            *(call_until(end, callers.kinds, record) for _ in range(CALLERS)),
+            *(call_until(end, callers.worst, record) for _ in range(WORST_CALLERS)),
         )
         await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_calls == 0, 30)
         return before, await count_tasks(watching)
@@ -191,12 +137,12 @@ async def soak(service: Service, upstream: GeminiStandIn, seconds: float, record
 
 def plot(record: Record) -> None:
     """Memory and tasks over time."""
-    times = [at / 60 for at, _, _ in record.samples]
+    times = [sample.at / 60 for sample in record.samples]
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True, layout="constrained")
-    upper.plot(times, [resident / MIB for _, resident, _ in record.samples])
+    upper.plot(times, [sample.resident / MIB for sample in record.samples])
     upper.set_ylabel("resident memory, MiB")
-    upper.set_ylim(0, 1.2 * max(resident for _, resident, _ in record.samples) / MIB)
-    lower.plot(times, [tasks for _, _, tasks in record.samples], linewidth=0.7)
+    upper.set_ylim(0, 1.2 * max(sample.resident for sample in record.samples) / MIB)
+    lower.plot(times, [sample.tasks for sample in record.samples], linewidth=0.7)
     lower.set_ylabel("tasks")
     lower.set_xlabel("minutes under load")
     lower.set_ylim(bottom=0)
@@ -208,22 +154,38 @@ def report(record: Record, tasks: tuple[int, int]) -> list[str]:
     """Print the figures; what is wrong with them."""
     for name, count in sorted(record.outcomes.items()):
         print(f"{count:8} {name}")
-    quarter = len(record.samples) // 4
-    early = statistics.median(resident for _, resident, _ in record.samples[quarter : 2 * quarter])
-    late = statistics.median(resident for _, resident, _ in record.samples[3 * quarter :])
     latencies = statistics.quantiles(record.latencies, n=100)
     print(f"calls {record.outcomes.total()}, p50 {latencies[49] * 1000:.0f} ms, p99 {latencies[98] * 1000:.0f} ms")
-    print(f"memory: 2nd quarter {early / MIB:.1f} MiB, last {late / MIB:.1f} MiB; tasks at rest {tasks[0]}, {tasks[1]}")
+    print(f"tasks at rest {tasks[0]}, {tasks[1]}")
     bugs = [name for name in record.outcomes if name.split(": ")[1] in ("500", "INTERNAL", "UNKNOWN", "ReadError")]
     wrong = [f"a caller met a bug: {name}" for name in bugs]
     plain = {name: count for name, count in record.outcomes.items() if name.startswith(("rest:", "rpc:"))}
     if plain.get("rest: 200", 0) + plain.get("rpc: OK", 0) < MIN_ANSWERED * sum(plain.values()):
         wrong.append("too few were answered")
-    if late > early * MAX_GROWTH:
-        wrong.append("memory grows")
     if tasks[1] > tasks[0]:
         wrong.append("tasks are left behind")
-    return wrong
+    return [*wrong, *growth(record.samples)]
+
+
+def growth(samples: Sequence[Sample]) -> Iterator[str]:
+    """Print what the service held early and late; name what has grown."""
+    quarter = len(samples) // 4
+    early, late = samples[quarter : 2 * quarter], samples[3 * quarter :]
+    for name, unit in (("resident", MIB), ("files", 1)):
+        before, after = (statistics.median(getattr(sample, name) for sample in part) for part in (early, late))
+        print(f"{name}: 2nd quarter {before / unit:.1f}, last {after / unit:.1f}{' MiB' if unit == MIB else ''}")
+        if after > before * MAX_GROWTH:
+            yield f"{name} grows"
+    grown, allowed = max(sample.resident for sample in samples) - samples[0].resident, allowed_bytes()
+    print(f"memory at most {grown / MIB:.1f} MiB above the beginning, of {allowed / MIB:.1f} MiB that the bounds allow")
+    if grown > allowed:
+        yield "memory is over its bounds"
+
+
+def allowed_bytes() -> int:
+    """The sum of what may be kept: cached answers, buckets, log lines that wait."""
+    buckets = min(ADDRESSES, int(value_of("src.rate_limit.MAX_BUCKETS"))) * BYTES_A_BUCKET
+    return CACHE_BYTES + buckets + int(value_of("src.observability.log_writer.MAX_QUEUED_BYTES")) + OVERHEAD_BYTES
 
 
 def main() -> None:
@@ -237,8 +199,10 @@ def main() -> None:
         moods, weights = zip(*MOODS, strict=True)
         upstream.script(*random.choices(moods, weights, k=int(seconds * 1000)))
         model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k"}
-        patience = {"LLM_TIMEOUT": "1000", "CB_RECOVERY_TIMEOUT": "1", "LOG_LEVEL": "error"}
-        with Service(command, **model, **patience, GOOGLE_GEMINI_BASE_URL=upstream.url) as service:
+        patience = {"LLM_TIMEOUT": "1000", "CB_RECOVERY_TIMEOUT": "1"}
+        # All callers are one client here, but for those of other addresses, who have a bucket each.
+        bounds = {"CACHE_MAX_BYTES": str(CACHE_BYTES), "LLM_MAX_PER_CLIENT": "64", "TRUSTED_PROXIES": "127.0.0.0/8"}
+        with Service(command, **model, **patience, **bounds, GOOGLE_GEMINI_BASE_URL=upstream.url) as service:
             tasks = asyncio.run(soak(service, upstream, seconds, record))
     plot(record)
     wrong = report(record, tasks)
