@@ -175,6 +175,7 @@ class GeminiStandIn:
         self._changed = threading.Condition()
         self._script: deque[Behaviour] = deque()
         self._default = ECHO
+        self._by_text: dict[str, Behaviour] = {}
         self._connections: set[asyncio.StreamWriter] = set()
         self._thread: threading.Thread | None = None
 
@@ -193,6 +194,10 @@ class GeminiStandIn:
     def default(self, behaviour: Behaviour) -> None:
         """What a call gets when nothing is scripted."""
         self._default = behaviour
+
+    def when(self, text: str, behaviour: Behaviour) -> None:
+        """What a call gets whose request holds this text, whatever is scripted."""
+        self._by_text[text] = behaviour
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float = 10) -> None:
         """Block until `predicate` holds, at most `timeout` seconds; it is looked at after each change here."""
@@ -304,7 +309,15 @@ class GeminiStandIn:
             self.open_calls += 1
             self.max_open_calls = max(self.max_open_calls, self.open_calls)
             self._changed.notify_all()
-            return self._script.popleft() if self._script else self._default
+            return self._behaviour_for(request)
+
+    def _behaviour_for(self, request: Recorded) -> Behaviour:
+        if self._by_text:
+            body = json.dumps(request.body)
+            for words, behaviour in self._by_text.items():
+                if words in body:
+                    return behaviour
+        return self._script.popleft() if self._script else self._default
 
     def _note_end(self, *, finished: bool, left: bool) -> None:
         with self._changed:

@@ -1,5 +1,7 @@
 """Which servers a stress test runs under: one each, in turn, or all of them."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.live.service import COMMANDS
@@ -24,3 +26,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     turn = metafunc.config.stash.get(_TURN, 0)
     metafunc.config.stash[_TURN] = turn + 1
     metafunc.parametrize("server", [SERVERS[turn % len(SERVERS)]])
+
+
+_MEASURED = pytest.StashKey[list[tuple[str, str, int, float, float]]]()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Take down a row of the table that is printed at the end."""
+    rows = request.config.stash.setdefault(_MEASURED, [])
+    return lambda *row: rows.append(row)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(_MEASURED, [])
+    if rows:
+        terminalreporter.write_line(f"{'attack':34} {'server':20} failed  p95 alone  p95 attacked")
+    for attack, server, failed, alone, attacked in rows:
+        terminalreporter.write_line(
+            f"{attack:34} {server:20} {failed:6} {alone * 1000:7.0f} ms {attacked * 1000:10.0f} ms"
+        )
