@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -30,6 +38,7 @@ CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its pee
 # Shortest prefixes that TRUSTED_PROXIES takes, by IP version. 10.0.0.0/8 is the largest private network (RFC 1918). In
 # IPv6 a regional registry holds a /12 and a large operator a /19, so anything shorter than /16 spans several operators.
 MIN_PROXY_PREFIX = {4: 8, 6: 16}
+_ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
 _ORIGIN = re.compile(r"(?i:https?)://[A-Za-z0-9.-]+(:[0-9]{1,5})?|(?i:https?)://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
@@ -66,7 +75,9 @@ class Settings(BaseSettings):
     )
 
     app_env: Annotated[str, Flag("--env")] = Field(
-        "", pattern=r"^[A-Za-z0-9_-]*$", description="Name of the environment: `.<name>.env` is read before `.env`."
+        "",
+        pattern=rf"^{_ENV_NAME.pattern}$",
+        description="Name of the environment: `.<name>.env` is read before `.env`.",
     )
     debug: Annotated[bool, Flag("--debug", True)] = Field(
         False, description="Open the development conveniences: API docs, gRPC reflection, the embedded model."
@@ -200,6 +211,14 @@ class Settings(BaseSettings):
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
         False, description="Record no traces at all, not even in memory."
     )
+
+    @field_validator("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca", mode="wrap")
+    @classmethod
+    def _path_that_the_system_takes(cls, value: Any, is_file: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return is_file(value)
+        except OSError as error:  # too long a name
+            raise ValueError(f"can't be looked for: {error.strerror}") from None
 
     @field_validator("cors_allowed_origins")
     @classmethod
@@ -387,7 +406,9 @@ def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Setting
 
 
 def _env_name(overrides: Mapping[str, Any]) -> str:
-    return str(overrides.get("app_env") or os.environ.get("APP_ENV", ""))
+    """Return the name of the environment; empty if it is not allowed, which the validation of the settings reports."""
+    name = str(overrides.get("app_env") or os.environ.get("APP_ENV", ""))
+    return name if _ENV_NAME.fullmatch(name) else ""
 
 
 def _named_env_file(env_name: str) -> str:

@@ -90,6 +90,14 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         pytest.param({"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs a key", id="no key, no server"),
         pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9: PORT is the same", id="one port for both"),
         pytest.param({"app_env": "../x"}, "APP_ENV='../x' (--env): String should match", id="path as environment"),
+        pytest.param(
+            {"grpc_tls_key": "a" * 300},
+            f"GRPC_TLS_KEY='{'a' * 300}' (--grpc-tls-key): can't be looked for: File name too long",
+            id="long path",
+        ),
+        pytest.param(
+            {"app_env": "a" * 300}, f"APP_ENV='{'a' * 300}' (--env): String should match", id="long name of environment"
+        ),
         pytest.param({"grpc_tls_cert": "/nowhere"}, "GRPC_TLS_CERT='/nowhere' (--grpc-tls-cert): Path", id="no file"),
         pytest.param({"grpc_tls_cert": __file__}, "GRPC_TLS_KEY='': the certificate and its key", id="no key file"),
         pytest.param({"grpc_tls_client_ca": __file__}, "GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks", id="half TLS"),

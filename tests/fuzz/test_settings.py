@@ -47,8 +47,8 @@ _words = st.sampled_from(
         *("offline/demo", "googleai/", "openai/x", "ollama/x", "granian", "uvicorn", "hypercorn", "json", "console"),
     )
 )
-# No zero bytes and no lone surrogates: an environment has none.
-_plain = texts.map(lambda text: text.encode("utf-8", "ignore").decode().replace("\x00", "")[:5000])
+# No zero bytes and no lone surrogates: an environment has none. Other than secrets, values are shown to the operator.
+_plain = texts.map(lambda text: text.encode("utf-8", "ignore").decode().replace("\x00", "").replace(CANARY, "")[:5000])
 environments = st.dictionaries(st.sampled_from(NAMES), _words | _plain, min_size=1, max_size=3).map(
     lambda given: {name: value + CANARY if name in SECRETS else value for name, value in given.items()}
 )
