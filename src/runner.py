@@ -36,9 +36,7 @@ class Result:
 
     __slots__ = ("_forms", "_on_growth", "_output", "marks")
 
-    def __init__(
-        self, output: BaseModel, marks: Marks, on_growth: "Callable[[Result], None]" = lambda _: None
-    ) -> None:
+    def __init__(self, output: BaseModel, marks: Marks, on_growth: "Callable[[Result], None]" = lambda _: None) -> None:
         self._output = output
         self.marks = marks
         self._on_growth = on_growth
