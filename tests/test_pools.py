@@ -22,6 +22,7 @@ from src.drain import Drain
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
+from src.marks import Marks
 from src.operations import OPERATIONS
 from src.runner import Result, Runner
 from src.schemas import CodeResponse, RpgCharacter, TranslationResponse
@@ -44,7 +45,6 @@ POOLS = {
     ("util.name_lookup", "Thread"): "counted as look-ups",
     ("connection", "Limits"): "more connections than LLM calls by default, so these are shared out",
     ("connection", "AsyncClient"): "the same",
-    ("providers.ollama", "AsyncClient"): "the same",
     ("service", "FlowCache"): "a client adds as much as its rate allows; others only lose hits",
     ("service", "MemoryBuckets"): "full ones are forgotten first; a client has three keys",
     ("service", "CircuitBreaker"): "content counts once for each caller",
@@ -101,7 +101,7 @@ def result_cache() -> FlowCache[Result]:
 
 async def kept(cache: FlowCache[Result], key: str, make: Callable[[], BaseModel]) -> Result:
     async def call() -> Result:
-        return Result(make(), partial(cache.resized, key))
+        return Result(make(), Marks(), partial(cache.resized, key))
 
     return await cache.get(key, call)
 

@@ -114,7 +114,7 @@ def test_the_mark_of_a_text_that_was_cut_off_stays_with_it_in_the_cache() -> Non
     ai = Genkit(model="test/model", prompt_dir=PROMPTS)
     ai.define_model(name="test/model", fn=model)
     flows = Flows(Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None), ImageFetcher())
-    cache: FlowCache[Result] = FlowCache(ttl=300, max_size=8)
+    cache: FlowCache[Result] = FlowCache(ttl=300, max_size=8, max_bytes=1 << 20, size_of=lambda result: result.size)
     runner = Runner(ai, flows, model="test/model", cache=cache, drain=Drain(1))
     [describe_image] = [operation for operation in OPERATIONS if operation.flow is Flows.describe_image]
 
