@@ -63,6 +63,7 @@ FREE_PIECES = 256  # pieces of a body, of any size
 MIN_PIECE_BYTES = 256  # allow one more piece
 TOO_MANY_PIECES = "The request's body comes in too many pieces."
 MIN_COMPRESSED_BYTES = 500
+HTTP_1_0 = ("1.0", "1")  # the second is granian's
 PARTIAL_CONTENT = 206
 EXPOSED_HEADERS = (
     "X-Request-ID",
@@ -343,7 +344,8 @@ class TrustedHost:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 and (hosts or scope.get("http_version") != "1.0"):
+        is_named = len(hosts) == 1 and hosts[0] != b""  # granian gives an empty one where there is none
+        if not is_named and (len(hosts) > 1 or scope.get("http_version") not in HTTP_1_0):
             return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
         is_suspect = self._is_checking and not self._is_trusted(scope, hosts)
         return (self._check if is_suspect else self.app)(scope, receive, send)

@@ -551,6 +551,7 @@ def test_only_a_client_that_takes_gzip_gets_it(accepted: str, encoding: list[str
     [
         pytest.param([b"api.test"], "1.1", 200, id="one"),
         pytest.param([], "1.1", 400, id="none"),
+        pytest.param([b""], "1.1", 400, id="an empty one"),
         pytest.param([], "2", 400, id="none over HTTP/2"),
         pytest.param([b"api.test", b"api.test"], "1.1", 400, id="the same twice"),
         pytest.param([b"api.test", b"evil.test"], "1.1", 400, id="two"),
@@ -562,12 +563,15 @@ def test_a_request_has_one_host(hosts: list[bytes], version: str, status: int, p
     assert request(app, path, hosts=hosts, version=version).status == status
 
 
+@pytest.mark.parametrize(("hosts", "version"), [([], "1.0"), ([b""], "1.0"), ([b""], "1")])
 @pytest.mark.parametrize(
     ("path", "trusted", "status"), [("/", "", 200), ("/", "api.test", 400), ("/health", "*.x", 200)]
 )
-def test_a_client_of_http_1_0_may_name_no_host(path: str, trusted: str, status: int) -> None:
+def test_a_client_of_http_1_0_may_name_no_host(
+    path: str, trusted: str, status: int, hosts: list[bytes], version: str
+) -> None:
     app = chain_without(None, bare, trusted_hosts=trusted)
-    assert request(app, path, hosts=[], version="1.0").status == status
+    assert request(app, path, hosts=hosts, version=version).status == status
 
 
 @pytest.mark.parametrize("probe", sorted(PROBE_PATHS))

@@ -46,7 +46,7 @@ request_headers = st.lists(
         st.tuples(st.just(b"origin"), st.sampled_from([b"https://app.test", b"https://evil.test", b"null", b""])),
         st.tuples(
             st.just(b"host"),
-            st.sampled_from([b"api.test", b"API.test", b"api.test:80", b"a.wild.test", b"evil.test", b"[::1]:80", b""]),
+            st.sampled_from([b"api.test", b"API.test", b"api.test:80", b"a.wild.test", b"evil.test", b"[::1]:80"]),
         ),
         st.tuples(st.just(b"access-control-request-method"), st.sampled_from([b"POST", b"PUT"])),
     ),
@@ -139,7 +139,9 @@ def test_going_round_a_layer_gives_the_same_bytes(
 
     if layer == "TrustedHost":  # it refuses none and several, which test_security.py looks at
         hosts = [header for header in given_headers if header[0] == b"host"]
-        given_headers = [header for header in given_headers if header[0] != b"host"] + (hosts or [(b"host", b"")])[:1]
+        given_headers = [header for header in given_headers if header[0] != b"host"] + (
+            hosts or [(b"host", b"other.test")]
+        )[:1]
     ours, starlettes = LAYERS[layer]
     assert asked(ours(app), method, "/", given_headers) == asked(starlettes(app), method, "/", given_headers)
 
