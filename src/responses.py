@@ -16,7 +16,7 @@ from src.util.scope import first_header, forget_marks, route_path
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-SECONDS_TO_SEND = 1.0
+SECONDS_TO_SEND = 0.5  # servers use force a second after the grace
 _GUARD = "response_guard"
 
 
@@ -106,7 +106,7 @@ def guarded(scope: Scope, send: Send) -> tuple[ResponseGuard, Send]:
 
 
 async def in_time(sending: Awaitable[None]) -> None:
-    """Wait a second for what is sent outside of the request's time limit, or at its end.
+    """Wait half a second for what is sent outside of the request's time limit, or at its end.
 
     A client that does not read must not hold its request any longer.
     """
