@@ -255,7 +255,9 @@ class GZip:
 def accepts_gzip(scope: Scope) -> bool:
     """Whether the client takes gzip; with a weight of 0 it forbids it (RFC 9110, 12.5.3)."""
     accepted = first_header(scope["headers"], b"accept-encoding")
-    return b"gzip" in accepted and any(
+    if b"gzip" not in accepted:
+        return False
+    return any(
         coding.strip() == b"gzip" and not _is_zero(weight)
         for coding, _, weight in (element.partition(b";") for element in accepted.split(b","))
     )
@@ -343,11 +345,16 @@ class TrustedHost:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        is_named = len(hosts) == 1 and hosts[0] != b""  # granian gives an empty one where there is none
-        if not is_named and (len(hosts) > 1 or scope.get("http_version") not in HTTP_1_0):
+        host = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if host is not None:
+                    return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
+                host = value
+        # granian gives an empty one where there is none.
+        if not host and scope.get("http_version") not in HTTP_1_0:
             return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
-        is_suspect = self._is_checking and not self._is_trusted(scope, hosts)
+        is_suspect = self._is_checking and host not in self._known and route_path(scope) not in PROBE_PATHS
         return (self._check if is_suspect else self.app)(scope, receive, send)
 
     async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -360,10 +367,6 @@ class TrustedHost:
         await in_time(TrustedHostMiddleware(note, self._patterns, www_redirect=False)(scope, receive, send))
         if is_known:
             await self.app(scope, receive, send)
-
-    def _is_trusted(self, scope: Scope, hosts: list[bytes]) -> bool:
-        """Whether this can be told without a closer look: the usual spelling of a host that is named."""
-        return (bool(hosts) and hosts[0] in self._known) or route_path(scope) in PROBE_PATHS
 
 
 class Timeout:

@@ -15,7 +15,9 @@ def route_path(scope: Scope) -> str:
     """The path below the one that the app is mounted under, which servers give as `root_path` and in the path too."""
     path: str = scope["path"]
     root: str | None = scope.get("root_path")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] == "/":
+    if not root:
+        return path
+    if path.startswith(root) and path[len(root) : len(root) + 1] == "/":
         return path[len(root) :]
     return path
 
