@@ -36,7 +36,7 @@ async def _answers() -> dict[str, str]:
 async def _answer(operation: Operation, runner: Runner) -> str:
     transport = httpx.ASGITransport(app=OperationEndpoint(operation, runner))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        response = (await client.post(operation.path)).raise_for_status()
+        response = (await client.post(operation.path, json={})).raise_for_status()
     if not operation.streamed:
         return json.dumps(_shortened(response.json()), indent=2)
     first, second, *_, last = response.text.strip().split("\n\n")
