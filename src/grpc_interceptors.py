@@ -130,7 +130,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 raise asyncio.CancelledError from None
             except Exception as error:
                 is_late = deadline.expired and isinstance(error, TimeoutError)
-                await _fail(context, rpc, self._timed_out() if is_late else error)
+                await _fail(context, rpc, self._timed_out(deadline) if is_late else error)
             else:
                 return message
             finally:
@@ -138,8 +138,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
         return run
 
-    def _timed_out(self) -> ServiceError:
-        return ShuttingDown() if self._readers.is_stopping else TimedOut()
+    def _timed_out(self, deadline: Deadline) -> ServiceError:
+        is_early = asyncio.get_running_loop().time() < deadline.due
+        return ShuttingDown() if is_early and self._readers.is_stopping else TimedOut()
 
     def _client(self, context: Context, rpc: Rpc) -> str:
         """The client's address; `x-forwarded-for` in the metadata counts as the header does over REST."""

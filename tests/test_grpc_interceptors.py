@@ -291,3 +291,45 @@ def test_the_time_limit_is_lifted_for_those_that_have_another() -> None:
         assert [message async for message in call(b"lift")] == [b"done"]
 
     play(check, {"Slow": grpc.unary_stream_rpc_method_handler(slow)}, timeout=0.1)
+
+
+def test_a_stop_ends_what_waits_for_its_message_and_leaves_the_time_limit_of_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[RpcInterceptor] = []
+    monkeypatch.setattr(RpcInterceptor, "intercept_service", noting(made))
+
+    async def slow(_request: bytes, _context: Any) -> bytes:
+        made[0].stop()
+        await asyncio.sleep(5)
+        return b""
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def check(channel: Any) -> None:
+        silent = channel.stream_unary("/s.S/Slow")(nothing())
+        await asyncio.sleep(0)
+        running = channel.unary_unary("/s.S/Slow")(b"")
+        codes = {"silent": await silent.code(), "running": await running.code()}
+        late = channel.stream_unary("/s.S/Slow")(nothing())
+        codes["late"] = await late.code()
+        assert codes == {
+            "silent": grpc.StatusCode.UNAVAILABLE,
+            "running": grpc.StatusCode.DEADLINE_EXCEEDED,
+            "late": grpc.StatusCode.UNAVAILABLE,
+        }
+
+    play(check, {"Slow": grpc.unary_unary_rpc_method_handler(slow)}, timeout=1)
+
+
+def noting(made: list[RpcInterceptor]) -> Any:
+    """An `intercept_service` that notes whose it is."""
+    original = RpcInterceptor.intercept_service
+
+    async def intercept(self: RpcInterceptor, *arguments: Any) -> Any:
+        made.append(self)
+        return await original(self, *arguments)
+
+    return intercept
