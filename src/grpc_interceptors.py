@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 import structlog
+from google.rpc import status_pb2
 
 from src.errors import RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
@@ -130,11 +131,15 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 raise asyncio.CancelledError from None
             except Exception as error:
                 is_late = deadline.expired and isinstance(error, TimeoutError)
-                await _fail(context, rpc, self._timed_out(deadline) if is_late else error)
+                failure = self._timed_out(deadline) if is_late else error
+                status = to_grpc_status(failure, rpc.operation, rpc.request_id)
+                rpc.code = _code_name(status.code)
             else:
                 return message
             finally:
                 _end(started, rpc)
+            # After the hooks: the client may be slow to take it, and the server's stop does not wait for this task.
+            await _send_status(context, status, rpc.trailers)
 
         return run
 
@@ -156,12 +161,10 @@ def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
             log_failure(as_service_error(error), rpc.operation)
 
 
-async def _fail(context: Context, rpc: Rpc, error: Exception) -> NoReturn:
-    status = to_grpc_status(error, rpc.operation, rpc.request_id)
-    rpc.code = _code_name(status.code)
+async def _send_status(context: Context, status: status_pb2.Status, trailers: Metadata) -> NoReturn:
     try:
         async with asyncio.timeout(ABORT_SECONDS):
-            await abort(context, status, rpc.trailers)
+            await abort(context, status, trailers)
     except (TimeoutError, grpc.aio.InternalError):
         # The client has left, or does not read the messages that are before the status.
         raise asyncio.CancelledError from None

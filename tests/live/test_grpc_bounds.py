@@ -1,7 +1,6 @@
 """Every RPC that the server answers has bounds: those of the rate limit and REQUEST_TIMEOUT, or ones of its own."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -168,26 +167,19 @@ def test_a_client_has_four_watches_on_however_many_connections() -> None:
 
 
 def test_watches_and_rpcs_without_a_message_do_not_hold_up_a_stop() -> None:
-    never = threading.Event()
-
-    def nothing() -> Iterator[Any]:
-        never.wait()
-        yield from ()
-
-    with Service(LOG_LEVEL="debug") as service:
+    with Service(LOG_LEVEL="debug") as service, RawRpcs(service.grpc_port) as rpcs:
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), metadata=(("x-request-id", "watch-1"),))
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        silent: Any = service.channel.stream_stream(JOKE.decode())(nothing(), metadata=(("x-request-id", "silent-1"),))
-        service.stub.Health(pb.HealthRequest())  # by its end the server knows of the RPC before
+        silent = rpcs.begin(JOKE, logged(service, "silent-1"))
+        assert rpcs.status(rpcs.begin(HEALTH)) == OK  # by its end the server knows of the RPC before
         service.terminate()
+        assert rpcs.status(silent) == UNAVAILABLE
         assert [answer.status for answer in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
         assert watch.code() == grpc.StatusCode.OK
-        assert silent.code() == grpc.StatusCode.UNAVAILABLE
         assert service.wait(3) == 0
         assert service.access_line("watch-1")["code"] == "OK"
         assert service.access_line("silent-1")["code"] == "UNAVAILABLE"
-    never.set()
 
 
 PATHS = [
