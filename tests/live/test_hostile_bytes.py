@@ -109,7 +109,7 @@ def test_the_log_quotes_no_client(name: str) -> None:
         service.wait()
         lines = service.output().splitlines()
     entries = [json.loads(line) for line in lines]
-    assert sum("canary" in json.dumps(entry).lower() for entry in entries) > 10, "some are allowed"
+    assert sum("canary" in json.dumps(entry).lower() for entry in entries) >= 5, "paths and methods are logged"
     for entry in entries:
         rest = {field: value for field, value in entry.items() if field not in ALLOWED}
         assert "canary" not in json.dumps(rest).lower(), entry
