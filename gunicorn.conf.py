@@ -1,6 +1,8 @@
 """gunicorn: `gunicorn -c gunicorn.conf.py 'src.asgi:create_app()'`. Ports, workers and grace come from the settings."""
 
+import asyncio
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +27,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "http": HeadTimeoutProtocol,
     }
 
+    def _install_sigquit_handler(self) -> None:
+        """Drain as after SIGTERM. gunicorn sends SIGQUIT to its workers when it gets SIGINT or SIGQUIT itself."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, signal.raise_signal, signal.SIGTERM)
+
     def load_wsgi(self) -> None:
         """Make the app. One that can't be made stops gunicorn, which would go on replacing the worker otherwise."""
         try:
@@ -45,6 +51,10 @@ preload_app = False
 
 # Seconds that requests in flight get after SIGTERM; the app itself drains gRPC within the same grace.
 graceful_timeout = math.ceil(_settings.shutdown_grace) + 1
+
+# Seconds without a heartbeat after which a worker is aborted. One that is finishing its calls after max_requests sends
+# none, so it is longer than these may take.
+timeout = math.ceil(_settings.request_timeout + _settings.shutdown_grace) + 5
 
 # Seconds that an idle connection is kept.
 keepalive = _settings.keep_alive_timeout

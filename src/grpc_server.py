@@ -32,6 +32,7 @@ LIMITS = (
     ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),  # pings of idle clients are no offence, if they are not too frequent
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_metadata_size", 16_384),

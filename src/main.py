@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
 from src.observability.logs import configure_logging, logging_config
@@ -99,6 +100,8 @@ def _granian(settings: Settings) -> None:
         ),
         websockets=False,
         workers_kill_timeout=_seconds_to_stop(settings),
+        # A single worker that ends takes the service with it, for its supervisor to see.
+        respawn_failed_workers=settings.workers > 1,
         log_level=LogLevels(settings.log_level),
         log_dictconfig=logging_config(settings),
     ).serve()
@@ -147,7 +150,32 @@ def _hypercorn(settings: Settings) -> None:
     config.backlog = 1024
     config.include_server_header = False
     config.logconfig_dict = logging_config(settings)
-    sys.exit(run(config))
+    with _noting_signals() as noted:
+        status = run(config)
+        was_asked_to_stop = noted()
+    # hypercorn does not replace a worker that was killed: it ends the others, and then itself with status 0.
+    sys.exit(status if was_asked_to_stop or config.workers == 0 else status or 1)
+
+
+@contextmanager
+def _noting_signals() -> Iterator[Callable[[], bool]]:
+    """Note whether signals arrive, beside the handlers that hypercorn installs. Only for a process without a loop."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def noted() -> bool:
+            try:
+                return bool({signal.SIGTERM, signal.SIGINT}.intersection(reader.recv(65_536)))
+            except BlockingIOError:
+                return False
+
+        try:
+            yield noted
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
 SERVERS: dict[str, Callable[[Settings], None]] = {"granian": _granian, "uvicorn": _uvicorn, "hypercorn": _hypercorn}

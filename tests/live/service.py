@@ -78,9 +78,7 @@ class Service:
         self.stderr: IO[bytes] | int = self._output
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self.stderr, start_new_session=True
-        )
+        self.start_again()
         self.http = httpx.Client(base_url=self.rest_url, timeout=30, trust_env=False)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
         self.stub = service_pb2_grpc.GenkitServiceStub(self.channel)
@@ -90,6 +88,12 @@ class Service:
             self.__exit__()
             raise
         return self
+
+    def start_again(self) -> None:
+        """Start the process, for the first time or after its end, at the same ports. It may not be up yet."""
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self.stderr, start_new_session=True
+        )
 
     def __exit__(self, *_: object) -> None:
         self.http.close()
