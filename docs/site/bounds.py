@@ -43,6 +43,7 @@ class Bound:
 
 
 SECURITY, LIMITS, ATTACKS = "tests/test_security.py::", "tests/live/test_bounds.py::", "tests/live/test_attacks.py::"
+HEALTH = "tests/live/test_grpc_bounds.py::"
 IMAGES, LOAD = "tests/test_image_fetch.py::", "tests/live/test_load.py::"
 NONE = "nothing"
 
@@ -56,17 +57,17 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             SECURITY + "test_every_answer_of_every_framework_is_hardened_and_traceable",
         ),
         Bound(
-            "Pieces of a body of any size",
+            "Pieces that a request's body comes in, of any size",
             "src.security.FREE_PIECES",
-            "pieces",
-            (PayloadTooLarge.title, NONE),
+            "",
+            (f"{PayloadTooLarge.http_status} {PayloadTooLarge.title}", NONE),
             SECURITY + "test_a_body_in_very_many_pieces_is_refused",
         ),
         Bound(
-            "Bytes that allow a body one more piece",
+            "Bytes that each further piece has, on average",
             "src.security.MIN_PIECE_BYTES",
             "bytes",
-            (PayloadTooLarge.title, NONE),
+            (f"{PayloadTooLarge.http_status} {PayloadTooLarge.title}", NONE),
             SECURITY + "test_a_body_in_very_many_pieces_is_refused",
         ),
         Bound(
@@ -114,7 +115,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
         Bound(
             "Pieces of such a body",
             "src.util.unread_body.MAX_PIECES",
-            "pieces",
+            "",
             ("the connection is closed after the response", NONE),
             "tests/util/test_unread_body.py::test_a_body_in_many_pieces_is_left",
         ),
@@ -125,8 +126,59 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             ("the connection is closed after the response", NONE),
             "tests/util/test_unread_body.py::test_a_slow_body_is_left",
         ),
+        Bound(
+            "Messages of one RPC's request",
+            "src.grpc_interceptors.MAX_MESSAGES",
+            "",
+            (NONE, code(PayloadTooLarge.grpc_code)),
+            "",
+        ),
+        Bound(
+            "Telling the status of a failure to a client that does not read",
+            "src.grpc_interceptors.ABORT_SECONDS",
+            "seconds",
+            (NONE, "the RPC is cancelled"),
+            "",
+        ),
+    ),
+    "Health checks, which have no rate limit": (
+        Bound(
+            "An RPC's message, which names a service",
+            "src.grpc_interceptors.MAX_PROBE_BYTES",
+            "bytes",
+            (NONE, code(PayloadTooLarge.grpc_code)),
+            HEALTH + "test_a_probe_with_a_long_name_is_refused",
+        ),
+        Bound(
+            "All of an RPC; of a watch, up to its message",
+            "src.grpc_hooks.PROBE_SECONDS",
+            "seconds",
+            (NONE, code(TimedOut.grpc_code)),
+            HEALTH + "test_a_probe_has_less_time_than_other_rpcs",
+        ),
+        Bound(
+            "Watches of one client",
+            "src.grpc_health.MAX_WATCHES",
+            "",
+            (NONE, f"{code(Overloaded.grpc_code)}, RetryInfo"),
+            HEALTH + "test_a_client_has_four_watches_on_however_many_connections",
+        ),
+        Bound(
+            "Age of a watch, less up to a tenth",
+            "src.grpc_health.WATCH_SECONDS",
+            "seconds",
+            (NONE, "it ends"),
+            "",
+        ),
     ),
     "Connections": (
+        Bound(
+            "Connections to the REST port under `python -m src`",
+            "src.main.MAX_CONNECTIONS",
+            "",
+            ("the next one waits until one is closed", NONE),
+            "tests/stress/test_connections.py::test_connections_that_ask_for_nothing_are_closed_and_hold_nobody_up",
+        ),
         Bound(
             "An idle connection",
             "KEEP_ALIVE_TIMEOUT",
@@ -184,13 +236,43 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "",
         ),
     ),
+    "The metrics' port": (
+        Bound(
+            "Connections",
+            "src.observability.metrics_server.MAX_CONNECTIONS",
+            "",
+            ("the oldest is closed", NONE),
+            "tests/test_metrics_server.py::test_idle_connections_keep_no_scraper_out",
+        ),
+        Bound(
+            "A request's head",
+            "src.observability.metrics_server.MAX_HEAD_BYTES",
+            "bytes",
+            ("the connection is closed", NONE),
+            "tests/test_metrics_server.py::test_any_other_connection_ends_in_time",
+        ),
+        Bound(
+            "A request to arrive, and its response to leave",
+            "src.observability.metrics_server.STEP_SECONDS",
+            "seconds",
+            ("the connection is closed", NONE),
+            "tests/test_metrics_server.py::test_a_client_that_does_not_read_is_cut_off",
+        ),
+    ),
     "What a request costs": (
         Bound(
             "Characters of free text that reach the model",
-            "src.flows.MAX_PROMPT_CHARS",
+            "src.prompt.MAX_FREE_TEXT",
             "",
             "the rest is cut off",
-            "tests/live/test_gemini.py::test_free_text_is_cut_before_it_goes_to_gemini",
+            "tests/test_prompt.py::test_free_text_is_stripped_and_cut_and_source_code_is_not",
+        ),
+        Bound(
+            "Characters of one request to the model, rounds of tools included",
+            "src.request_guard.MAX_REQUEST_CHARS",
+            "",
+            ModelFailed,
+            "tests/test_prompt.py::test_rounds_of_tools_are_bounded_too",
         ),
         Bound(
             "One LLM call, wall clock",
@@ -415,6 +497,11 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
 
 # Numbers in the code that bound nothing which a client, a model or a host decides, and why they are here.
 OTHERS: dict[str, str] = {
+    "src.grpc_health.RETRY_SECONDS": "a RetryInfo",
+    "src.main.FILES_OF_OURS": "files kept for other uses than connections",
+    "src.rest_endpoints.KEEP_ALIVE_SECONDS": "an interval",
+    "src.util.scope.CLIENT_GONE": "a status",
+    "src.util.stop_signals.TURNS_UNTIL_SERVING": "turns of the event loop in a start",
     "PORT": "an address",
     "GRPC_PORT": "an address",
     "METRICS_PORT": "an address",
@@ -440,11 +527,8 @@ OTHERS: dict[str, str] = {
     "src.observability.traces.MAX_FLUSH_SECONDS": "within SHUTDOWN_GRACE",
     "src.observability.traces.MIN_FLUSH_SECONDS": "within SHUTDOWN_GRACE",
     "src.observability.traces.SERVER_ERROR": "a status",
-    "src.util.scope.CLIENT_GONE": "a status",
-    "src.rest_endpoints.KEEP_ALIVE_SECONDS": "an interval",
     "src.security.PARTIAL_CONTENT": "a status",
     "src.security.MIN_COMPRESSED_BYTES": "the shortest response that is compressed",
-    "src.grpc_interceptors.MAX_KNOWN_RPCS": "wrapped handlers that are kept; others are made anew",
     "src.responses.SECONDS_TO_SEND": "after REQUEST_TIMEOUT, or within SHUTDOWN_GRACE",
     "src.service.LAST_WORDS": "within SHUTDOWN_GRACE",
     "src.providers.offline.CHUNK_DELAY": "the embedded model's own",

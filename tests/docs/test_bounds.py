@@ -24,18 +24,43 @@ def numeric_constants() -> Iterator[str]:
     for path in sorted((ROOT / "src").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-            if isinstance(target, ast.Name) and target.id.isupper() and is_number(node):
-                yield f"{module}.{target.id}"
+            yield from (f"{module}.{name}" for name in numbers_of(node))
     yield from (f"src.grpc_server.LIMITS[{name}]" for name, _ in LIMITS)
 
 
-def is_number(node: ast.stmt) -> bool:
-    """Whether a number, or a calculation with numbers, is assigned."""
-    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-    if value is None or not all(isinstance(part, ast.Constant | ast.BinOp | ast.operator) for part in ast.walk(value)):
+def numbers_of(node: ast.stmt) -> list[str]:
+    """The names in capitals to which a statement assigns a number, or a calculation with numbers."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return []
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    pairs = [(target, node.value)]
+    if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+        pairs = list(zip(target.elts, node.value.elts, strict=True))
+    return [name.id for name, value in pairs if isinstance(name, ast.Name) and name.id.isupper() and is_number(value)]
+
+
+def is_number(value: ast.expr) -> bool:
+    parts = list(ast.walk(value))
+    if not all(isinstance(part, ast.Constant | ast.BinOp | ast.operator) for part in parts):
         return False
-    return all(type(part.value) in (int, float) for part in ast.walk(value) if isinstance(part, ast.Constant))
+    return all(type(part.value) in (int, float) for part in parts if isinstance(part, ast.Constant))
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("MAX = 5", ["MAX"]),
+        ("MAX_BYTES: int = 10 * 1024 * 1024", ["MAX_BYTES"]),
+        ("_SECONDS = 1.5", ["_SECONDS"]),
+        ("FREE, LEAST = 1, 2", ["FREE", "LEAST"]),
+        ("NAME = 'a'", []),
+        ("IS_ON = True", []),
+        ("lower = 5", []),
+        ("MADE = len('abc')", []),
+    ],
+)
+def test_a_number_in_the_code_is_found(line: str, names: list[str]) -> None:
+    assert numbers_of(ast.parse(line).body[0]) == names
 
 
 PLACES = sorted({*numeric_settings(), *numeric_constants()})
