@@ -23,6 +23,7 @@ from tests.stress.attacks import ATTACKS, Target
 
 CALLS = 120
 WARM_UP_CALLS = 30
+START_SECONDS = 30.0
 ATTACK_SECONDS = 3.0  # until it holds what it can
 MAX_RATIO = 2.0
 NOISE_SECONDS = 0.1  # what the 95th percentile may differ by in any case
@@ -35,21 +36,28 @@ def upstream() -> Iterator[GeminiStandIn]:
         running.when(attacks.HANGING, gemini.HANG)
         running.when(attacks.EMPTY, gemini.text(""))
         running.when(attacks.CUT_OFF, gemini.text('{"translated_text": "cut', finish_reason="MAX_TOKENS"))
-        running.when(attacks.ENDLESS, gemini.text(*("word " * 2000 for _ in range(200))))
+        running.when(attacks.ENDLESS, gemini.text(*("word " * 200 for _ in range(400))))
         yield running
 
 
 @contextmanager
 def running(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Run a function that never returns, in a process of its own."""
-    process = spawning.Process(target=function, args=arguments, daemon=True)
+    begun = spawning.Event()
+    process = spawning.Process(target=_begin, args=(begun, function, *arguments), daemon=True)
     process.start()
     try:
+        assert begun.wait(START_SECONDS)
         yield
         assert process.is_alive(), f"{function.__name__} has ended"
     finally:
         process.kill()
         process.join()
+
+
+def _begin(begun: Any, function: Callable[..., None], *arguments: Any) -> None:
+    begun.set()
+    function(*arguments)
 
 
 @pytest.fixture
