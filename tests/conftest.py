@@ -7,6 +7,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Folders whose tests take minutes or run a whole suite in a copy: for `just live`, `just fuzz` and `just adoption`.
 _ON_REQUEST = {Path(__file__).parent / name for name in ("adopt", "fuzz", "stress")}
