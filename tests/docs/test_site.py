@@ -26,7 +26,15 @@ from docs.site.markdown_table import table
 from docs.site.watching import alerts
 from src.circuit_breaker import State
 from src.config import Settings
-from src.errors import AnswerUnusable, InvalidInput, ModelFailed, RequestRejected, ServiceError, UpstreamTimedOut
+from src.errors import (
+    AnswerUnusable,
+    InvalidInput,
+    ModelFailed,
+    RequestRejected,
+    ServiceError,
+    ShareExceeded,
+    UpstreamTimedOut,
+)
 from src.operations import OPERATIONS
 from tests.docs.blocks import Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
@@ -170,7 +178,7 @@ def test_every_operation_is_documented_for_both_protocols(pages: dict[str, Page]
 def test_every_failure_has_its_row() -> None:
     """All but those that callers can't tell from another."""
     every = {ServiceError} | set(_below(ServiceError))
-    assert set(failures()) == every - {AnswerUnusable, RequestRejected, UpstreamTimedOut}
+    assert set(failures()) == every - {AnswerUnusable, RequestRejected, ShareExceeded, UpstreamTimedOut}
     assert "| 429 Too many requests, `Retry-After` | `RESOURCE_EXHAUSTED`, RetryInfo |" in part("errors")
     assert issubclass(RequestRejected, ModelFailed)
     assert InvalidInput in failures()
