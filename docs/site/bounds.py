@@ -553,6 +553,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
 
 # Numbers in the code that bound nothing which a client, a model or a host decides, and why they are here.
 OTHERS: dict[str, str] = {
+    "src.grpc_server.LIMITS[grpc.keepalive_permit_without_calls]": "a switch",
     "src.grpc_health.RETRY_SECONDS": "a RetryInfo",
     "src.main.FILES_OF_OURS": "files kept for other uses than connections",
     "src.rest_endpoints.KEEP_ALIVE_SECONDS": "an interval",

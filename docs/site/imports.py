@@ -23,12 +23,12 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "generated",
     ),
     "Rate limit": ("rate_limit",),
-    "Running a flow": ("runner", "marks", "cache", "drain"),
+    "Running a flow": ("runner", "cache", "drain"),
     "Yours": ("operations", "flows", "schemas"),
     "The LLM's guards": (
-        *("llm", "prompt", "request_guard", "json_format", "bulkhead", "circuit_breaker", "image_fetch", "connection"),
+        *("llm", "prompt", "marks", "request_guard", "json_format", "bulkhead", "circuit_breaker", "image_fetch"),
     ),
-    "Providers": ("providers",),
+    "Providers": ("providers", "connection"),
     "Logs": (
         "observability.logs",
         "observability.access_log",
