@@ -36,7 +36,7 @@ def upstream() -> Iterator[GeminiStandIn]:
         running.when(attacks.HANGING, gemini.HANG)
         running.when(attacks.EMPTY, gemini.text(""))
         running.when(attacks.CUT_OFF, gemini.text('{"translated_text": "cut', finish_reason="MAX_TOKENS"))
-        running.when(attacks.ENDLESS, gemini.text(*("word " * 200 for _ in range(400))))
+        running.when(attacks.ENDLESS, gemini.text(*("word " * 4000 for _ in range(20))))
         yield running
 
 
