@@ -468,6 +468,13 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/test_cache.py::test_an_answers_age_counts_from_the_end_of_its_call",
         ),
         Bound(
+            "An address in X-Forwarded-For",
+            "src.util.client_address.MAX_ADDRESS",
+            "characters",
+            "it is no address",
+            "tests/util/test_client_address.py::test_a_very_long_address_is_none_and_not_remembered",
+        ),
+        Bound(
             "Buckets of the rate limit, about 250 bytes each",
             "src.rate_limit.MAX_BUCKETS",
             "",

@@ -16,6 +16,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
+MAX_ADDRESS = 128  # characters; clients write longer ones, and parsed ones are remembered
 
 
 class TrustedProxies:
@@ -80,13 +81,17 @@ class TrustedProxies:
         return scheme
 
 
-@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
     """An address as it stands in a peer name or a forwarding header: perhaps with a port, brackets or a zone.
 
     IPv4-mapped IPv6 becomes IPv4. None if it is no address.
     """
     text = text.strip()
+    return _parse_short(text) if len(text) <= MAX_ADDRESS else None
+
+
+@lru_cache(maxsize=4096)
+def _parse_short(text: str) -> Address | None:
     if text.startswith("["):
         text, bracket, port = text[1:].partition("]")
         if not bracket or (port and not _is_port(port)):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.util.client_address import UNKNOWN, TrustedProxies, parse_address
+from src.util.client_address import MAX_ADDRESS, UNKNOWN, TrustedProxies, _parse_short, parse_address
 
 PROXY, INNER_PROXY, CLIENT, SPOOFED = "10.0.0.1", "10.0.0.2", "203.0.113.9", "198.51.100.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
@@ -94,3 +94,9 @@ def test_the_scheme_is_as_the_nearest_trusted_proxy_says(peer: str, said: list[s
 def test_a_network_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="does not appear"):
         TrustedProxies(["everyone"])
+
+
+def test_a_very_long_address_is_none_and_not_remembered() -> None:
+    before = _parse_short.cache_info()
+    assert parse_address("1" * (MAX_ADDRESS + 1)) is None
+    assert _parse_short.cache_info() == before
