@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from structlog.testing import capture_logs
+import structlog
+from structlog.testing import LogCapture
+from structlog.typing import EventDict
 
 from src.errors import CircuitOpen
 from src.grpc_aio import Server
@@ -125,11 +127,21 @@ def test_hooks_start_in_order_and_end_in_reverse_with_the_status() -> None:
     ]
 
 
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[EventDict]:
+    """The log lines of failures. Loggers keep their first configuration, so another test's would stay."""
+    capture = LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
+    monkeypatch.setattr("src.observability.failures.log", log)
+    entries: list[EventDict] = capture.entries
+    return entries
+
+
 POINTS = ["look-up", "start of a hook", "handler", "serializer", "in mid-stream"]
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_whatever_is_raised_around_an_rpc_is_internal_and_logged(point: str) -> None:
+def test_whatever_is_raised_around_an_rpc_is_internal_and_logged(point: str, failures: list[EventDict]) -> None:
     async def look_up(*_: Any) -> None:
         raise LookupError(CANARY)
 
@@ -156,13 +168,12 @@ def test_whatever_is_raised_around_an_rpc_is_internal_and_logged(point: str) -> 
         "Unary": grpc.unary_unary_rpc_method_handler(unary, response_serializer=serialize),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
-    with capture_logs() as lines:
-        play(check, handlers, Failing(point), find=look_up if point == "look-up" else None)
-    [line] = [line for line in lines if line["log_level"] == "error"]
+    play(check, handlers, Failing(point), find=look_up if point == "look-up" else None)
+    [line] = [line for line in failures if line["log_level"] == "error"]
     assert repr(line["exc_info"].__cause__) == f"LookupError('{CANARY}')"
 
 
-def test_a_hook_that_fails_at_the_end_spoils_neither_the_answer_nor_the_other_hooks() -> None:
+def test_a_hook_that_fails_at_the_end_spoils_neither_the_answer_nor_the_other_hooks(failures: list[EventDict]) -> None:
     seen: list[str] = []
 
     async def answer(_request: bytes, _context: Any) -> bytes:
@@ -171,11 +182,10 @@ def test_a_hook_that_fails_at_the_end_spoils_neither_the_answer_nor_the_other_ho
     async def check(channel: Any) -> None:
         assert await channel.unary_unary("/s.S/Good")(b"") == b"fine"
 
-    with capture_logs() as lines:
-        handlers: dict[str, Any] = {"Good": grpc.unary_unary_rpc_method_handler(answer)}
-        play(check, handlers, Noting("outer", seen), Failing("end of a hook"))
+    handlers: dict[str, Any] = {"Good": grpc.unary_unary_rpc_method_handler(answer)}
+    play(check, handlers, Noting("outer", seen), Failing("end of a hook"))
     assert seen[-1] == "token of outer: OK"
-    assert [line["log_level"] for line in lines] == ["error"]
+    assert [line["log_level"] for line in failures] == ["error"]
 
 
 def test_the_id_is_in_the_trailers_and_in_the_headers_of_a_stream_that_has_begun() -> None:

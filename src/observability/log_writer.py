@@ -82,12 +82,15 @@ class LogWriter:
 
     @contextmanager
     def batching(self) -> Iterator[None]:
-        """Write lines together a few milliseconds later, and wait for none of them: for the time an event loop runs."""
+        """Write lines together a few milliseconds later, and wait for none of them: for the time an event loop runs.
+
+        At the end what is left is written: processes that `multiprocessing` started run no `atexit` handlers.
+        """
         self._is_batching = True
         try:
             yield
         finally:
-            self._is_batching = False
+            self.close()
 
     def flush(self, seconds: float) -> bool:
         """Wait until all lines so far are written, at most this long. Return whether they are."""

@@ -120,6 +120,14 @@ class Service:
         with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
             return copy.read().decode(errors="replace")
 
+    def output_with(self, text: str, times: int = 1) -> str:
+        """What it has written, once it has written this so often: lines leave it a moment after what they report."""
+        deadline = time.monotonic() + 5
+        while (output := self.output()).count(text) < times:
+            assert time.monotonic() < deadline, f"{text!r} is not there {times} times\n{output}"
+            time.sleep(0.01)
+        return output
+
     def access_line(self, request_id: str) -> dict[str, Any]:
         """The access log's line of this request or RPC, which is written after the client has its answer."""
         deadline = time.monotonic() + 5

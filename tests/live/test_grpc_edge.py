@@ -216,7 +216,7 @@ def test_a_clients_retry_policy_recovers_by_itself() -> None:
             assert stub.PirateChat(pb.ChatRequest()).answer == "fine"
             upstream.script(gemini.error(503))
             assert [chunk.text for chunk in stub.TellStory(pb.StoryRequest())] == ["fine"]
-            assert service.output().count('"code":"UNAVAILABLE"') >= 2
+            service.output_with('"code":"UNAVAILABLE"', 2)
 
 
 RETRYING = json.dumps(

@@ -228,7 +228,7 @@ def test_debug_opens_the_docs() -> None:
 )
 def test_debug_alone_changes_the_log_and_drops_the_warning(env: dict[str, str], is_warned: bool, is_json: bool) -> None:
     with Service(**env) as service:
-        lines = service.output().splitlines()
+        lines = service.output_with("service is up").splitlines()
     wording = (
         "No TRUSTED_HOSTS configured — Host-header validation is disabled. Set TRUSTED_HOSTS to your domain(s) in "
         "production to prevent host-header poisoning attacks."
@@ -242,12 +242,12 @@ def test_debug_alone_changes_the_log_and_drops_the_warning(env: dict[str, str], 
 @pytest.mark.parametrize(("host", "is_warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
 def test_debug_for_other_machines_is_warned_of(host: str, is_warned: bool) -> None:
     with Service(DEBUG="true", HOST=host, LOG_FORMAT="json") as service:
-        warnings = [line for line in service.output().splitlines() if '"level":"warning"' in line]
+        warnings = [line for line in service.output_with("service is up").splitlines() if '"level":"warning"' in line]
     assert any("Debug mode is reachable from other machines" in line for line in warnings) is is_warned
 
 
 def test_a_missing_env_file_is_one_warning_with_its_path() -> None:
     with Service([*COMMANDS["python -m src"], "--env", "nowhere"]) as service:
-        entries = [json.loads(line) for line in service.output().splitlines() if "env file" in line]
+        entries = [json.loads(line) for line in service.output_with("env file").splitlines() if "env file" in line]
     path = str(ROOT / ".nowhere.env")
     assert [(entry["level"], entry["path"]) for entry in entries] == [("warning", path)]

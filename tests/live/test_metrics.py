@@ -62,7 +62,7 @@ def test_counts_are_exact_over_all_workers(name: str, upstream: GeminiStandIn) -
             httpx.post(f"{service.rest_url}/chat", json={"question": str(number)}, trust_env=False)
         httpx.post(f"{service.rest_url}/chat", json={"question": ""}, trust_env=False)
         for path in ("/a", "/b", "/c?x=1"):
-            httpx.request("BREW", f"{service.rest_url}{path}", trust_env=False)
+            httpx.request("PROPFIND", f"{service.rest_url}{path}", trust_env=False)
         for _ in range(7):
             list(service.stub.TellStory(pb.StoryRequest()))
         with pytest.raises(grpc.RpcError):

@@ -76,7 +76,7 @@ def test_who_has_a_quarter_of_the_places_is_refused_over_both_protocols_and_nobo
         assert any(detail.Unpack(error_details_pb2.RetryInfo()) for detail in status.details)
         for _ in range(5):
             assert post(service, "/chat", honest).status_code == 200
-        assert "set LLM_MAX_PER_CLIENT" in service.output()
+        service.output_with("set LLM_MAX_PER_CLIENT")
         service.kill()
 
 

@@ -64,11 +64,11 @@ def is_ready(service: Service) -> bool:
 
 
 def is_serving(health: Any) -> bool:
-    """What a probe by gRPC finds. After GOAWAY it is a refused connection."""
+    """Whether a probe by gRPC finds it serving. After GOAWAY a probe is refused, or cancelled by gRPC's core."""
     try:
         return bool(health.Check(health_pb2.HealthCheckRequest()).status != NOT_SERVING)
     except grpc.RpcError as error:
-        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         return False
 
 

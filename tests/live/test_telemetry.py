@@ -86,7 +86,8 @@ def test_a_call_is_one_trace_over_either_protocol(
 
 def test_without_a_platform_there_is_no_trace() -> None:
     with Service() as service:
-        [line] = [json.loads(line) for line in service.output().splitlines() if '"telemetry"' in line]
+        output = service.output_with('"telemetry"')
+        [line] = [json.loads(line) for line in output.splitlines() if '"telemetry"' in line]
         assert line["state"] == "off: no platform found"
 
 
