@@ -57,6 +57,7 @@ REJECTIONS = frozenset({"INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE
     "CANCELLED",
     "UNKNOWN",
 }
+BY_ANSWER = (RuntimeErrorReason.INVALID_OUTPUT, RuntimeErrorReason.TOOL_NOT_FOUND)  # the model's answer is to blame
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
@@ -309,7 +310,7 @@ def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = 
     if response.finish_reason == FinishReason.BLOCKED or _is_refused_prompt(response):
         raise ContentBlocked
     error = response.error
-    if error is None or error.reason == RuntimeErrorReason.INVALID_OUTPUT or _is_unreadable(failure):
+    if error is None or error.reason in BY_ANSWER or _is_unreadable(failure):
         raise AnswerUnusable
     if error.status == "DEADLINE_EXCEEDED":
         raise UpstreamTimedOut
@@ -325,9 +326,9 @@ def _upstream_wait(failure: Exception | None) -> float:
 
 
 def _is_unreadable(failure: BaseException | None) -> bool:
-    """Whether a parser stumbled over the answer: they raise kinds of ValueError, as a bad certificate does."""
+    """Whether a parser gave the answer up: too deep, or a kind of ValueError, which a bad certificate raises too."""
     while failure is not None:
-        if isinstance(failure, ValueError):
+        if isinstance(failure, ValueError | RecursionError):
             return not isinstance(failure, OSError)
         failure = failure.__cause__
     return False

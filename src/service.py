@@ -7,7 +7,6 @@ come up and drain together.
 import asyncio
 import gc
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -158,13 +157,18 @@ class Service:
         log.info("stopping", grace=self._settings.shutdown_grace)
 
     async def _stop(self, may_exit: bool) -> None:
+        status = 1
         try:
             await self._finish_calls()
             await self._last_work.aclose()
             log.info("stopped")
+            status = 0
+        except Exception as error:
+            log.critical("stop failed", exc_info=error)
+            raise
         finally:
             if may_exit:
-                self._exit = asyncio.get_running_loop().call_later(EXIT_SECONDS, _exit)
+                self._exit = asyncio.get_running_loop().call_later(EXIT_SECONDS, _exit, status)
 
     async def _finish_calls(self) -> None:
         """Send GOAWAY at once; return when neither a request nor an RPC is in flight."""
@@ -227,12 +231,13 @@ class Service:
         log.info("service is up", model=settings.model, **places)
 
 
-def _exit() -> None:
+def _exit(status: int) -> None:
     """End the process although the server still waits for connections: all work is done, and told.
 
     granian waits for idle HTTP/2 connections and half requests until it is killed, all servers for clients that do not
     read. An exception would wait for the server's tasks again.
     """
-    sys.stdout.flush()
-    stderr_writer().close()
-    os._exit(0)
+    try:
+        stderr_writer().close()
+    finally:
+        os._exit(status)

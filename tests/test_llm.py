@@ -54,6 +54,11 @@ def answer(text: str, finish_reason: FinishReason = FinishReason.STOP, read: int
     )
 
 
+async def calling_an_unknown_tool(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+    part = Part(tool_request=ToolRequest(ref="1", name="nowhere", input=None))
+    return ModelResponse(message=Message(role=Role.MODEL, content=[part]), finish_reason=FinishReason.STOP)
+
+
 def answering(text: str, finish_reason: FinishReason = FinishReason.STOP, read: int = 0) -> ModelFn:
     async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
         return answer(text, finish_reason, read)
@@ -102,6 +107,8 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
             raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), UpstreamTimedOut, id="upstream 504"
         ),
         pytest.param(raising(ValueError("x")), AnswerUnusable, id="an answer that can't be read"),
+        pytest.param(raising(RecursionError()), AnswerUnusable, id="an answer that is too deep"),
+        pytest.param(calling_an_unknown_tool, AnswerUnusable, id="a tool that there is not"),
         pytest.param(raising(ssl.SSLCertVerificationError("x")), ModelFailed, id="a wrong certificate"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),

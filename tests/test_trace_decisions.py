@@ -2,7 +2,7 @@
 
 import pytest
 from opentelemetry import propagate, trace
-from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
@@ -54,6 +54,24 @@ def test_a_ratio_of_callers_traces_is_sampled_whatever_their_ids() -> None:
     results = [sampled(TraceIdRatioBased(0.5), CALLERS[0]) for _ in range(200)]
     assert 40 < sum(request for request, _ in results) < 160
     assert all(request == call for request, call in results)
+
+
+def test_of_a_callers_headers_only_short_ids_are_read() -> None:
+    """OpenTelemetry parses baggage in quadratic time, and keeps a trace state of any length on every span."""
+    read: list[str] = []
+
+    class Reading(Getter[dict[str, str]]):
+        def get(self, carrier: dict[str, str], key: str) -> list[str] | None:
+            read.append(key)
+            return [carrier[key]]
+
+        def keys(self, carrier: dict[str, str]) -> list[str]:
+            return list(carrier)
+
+    carrier = {"traceparent": CALLERS[0] + "-" + "0" * 300, "baggage": "a" + " " * 8000 + "b", "tracestate": "a=b"}
+    found = _ReceiveOnly(propagate.get_global_textmap()).extract(carrier, getter=Reading())
+    assert not trace.get_current_span(found).get_span_context().is_valid
+    assert read == ["traceparent"]
 
 
 def test_no_trace_is_sent_on() -> None:

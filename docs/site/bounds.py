@@ -468,6 +468,13 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/test_cache.py::test_an_answers_age_counts_from_the_end_of_its_call",
         ),
         Bound(
+            "Requests that wait on one connection for an earlier one's response (uvicorn, gunicorn)",
+            "src.util.uvicorn_http.MAX_PIPELINED",
+            "",
+            "the connection is closed",
+            "tests/util/test_uvicorn_http.py::test_a_client_that_sends_requests_without_end_and_reads_none_is_cut_off",
+        ),
+        Bound(
             "An address in X-Forwarded-For",
             "src.util.client_address.MAX_ADDRESS",
             "characters",

@@ -26,6 +26,8 @@ SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.
 ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
 # At info they tell of each call of theirs, which is ours to tell.
 CHATTY = ("google_genai", "httpcore", "httpx", "httpx2", "openai", "ollama")
+# They quote clients' headers and the model's answers, and tell nothing that the service doesn't log itself.
+QUOTING = ("genkit_google_genai", "opentelemetry.baggage.propagation", "opentelemetry.trace.span")
 
 # Loggers that quote what they stumbled over, and what the quotation begins with: asyncio prints whole objects, gRPC
 # metadata that is no UTF-8.
@@ -99,7 +101,8 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": settings.log_level.upper()},
         "loggers": {name: {"handlers": [], "propagate": True} for name in SERVERS}
         | {name: {"handlers": [], "propagate": False} for name in ACCESS_LOGS}
-        | {name: {"level": "WARNING"} for name in CHATTY},
+        | {name: {"level": "WARNING"} for name in CHATTY}
+        | {name: {"level": "CRITICAL"} for name in QUOTING},
     }
 
 

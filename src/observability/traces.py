@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator, default_getter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.errors import as_service_error
 from src.grpc_hooks import Rpc, RpcHook
 from src.llm import LlmCall
-from src.observability.redaction import client_text
+from src.observability.redaction import MAX_CLIENT_TEXT, client_text
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
 from src.util.scope import METHODS, headers_of, route_path
@@ -95,14 +95,31 @@ class OwnDecision(Sampler):
         return f"OwnDecision{{{self._sampler.get_description()}}}"
 
 
+class _IdGetter(Getter[Any]):
+    """Reads trace ids only: OpenTelemetry parses baggage in quadratic time, and logs what it can't parse."""
+
+    def __init__(self, getter: Getter[Any]) -> None:
+        self._getter = getter
+
+    def get(self, carrier: Any, key: str) -> list[str] | None:
+        if key in ("baggage", "tracestate"):
+            return None
+        return [value for value in self._getter.get(carrier, key) or () if len(value) <= MAX_CLIENT_TEXT] or None
+
+    def keys(self, carrier: Any) -> list[str]:
+        return self._getter.keys(carrier)
+
+
 class _ReceiveOnly(TextMapPropagator):
-    """Takes a caller's trace and sends none on: the LLM's provider and hosts of images are strangers."""
+    """Takes the ids of a caller's trace and sends none on: the LLM's provider and hosts of images are strangers."""
 
     def __init__(self, propagator: TextMapPropagator) -> None:
         self._propagator = propagator
 
-    def extract(self, carrier: Any, *args: Any, **named: Any) -> context.Context:
-        return self._propagator.extract(carrier, *args, **named)
+    def extract(
+        self, carrier: Any, context: context.Context | None = None, getter: Getter[Any] = default_getter
+    ) -> context.Context:
+        return self._propagator.extract(carrier, context, _IdGetter(getter))
 
     def inject(self, carrier: Any, *args: Any, **named: Any) -> None: ...
 

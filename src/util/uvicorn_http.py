@@ -12,6 +12,7 @@ else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _BUSY = object()
+MAX_PIPELINED = 16  # requests that wait on one connection for the response to an earlier one
 
 
 class HeadTimeoutProtocol(AutoHTTPProtocol):
@@ -20,6 +21,8 @@ class HeadTimeoutProtocol(AutoHTTPProtocol):
     Every `timeout_keep_alive` seconds it looks at the connection, and closes it if no request has begun since the last
     look. So a silent connection lasts that long, and a head that never ends less than twice as long. A request costs
     nothing extra.
+
+    It also closes connections that send request after request without reading: uvicorn would keep them all.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -29,6 +32,13 @@ class HeadTimeoutProtocol(AutoHTTPProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._next_look.cancel()
+
+    def on_headers_complete(self) -> None:
+        """Called by httptools. h11 stops reading by itself, and has no such method."""
+        if len(self.pipeline) >= MAX_PIPELINED:  # type: ignore[attr-defined]
+            self.transport.abort()
+            raise ConnectionAbortedError
+        super().on_headers_complete()  # type: ignore[misc]
 
     def _watch(self, last_request: object) -> None:
         self._next_look = self.loop.call_later(self.timeout_keep_alive, self._look, last_request)

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from src.util.uvicorn_http import HeadTimeoutProtocol
+from src.util.uvicorn_http import MAX_PIPELINED, HeadTimeoutProtocol
 from tests.ports import free_port
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -86,5 +86,26 @@ def test_one_that_waits_for_its_response_is_not() -> None:
         async with connected(slow_app) as (reader, writer):
             writer.write(REQUEST)
             assert (await reader.readline()).startswith(b"HTTP/1.1 204")
+
+    asyncio.run(run())
+
+
+def test_a_client_that_sends_requests_without_end_and_reads_none_is_cut_off() -> None:
+    async def run() -> bytes:
+        async with connected(slow_app) as (reader, writer):
+            writer.write(REQUEST * 1000)
+            with suppress(ConnectionError):
+                return await asyncio.wait_for(reader.read(), TIMEOUT)
+            return b""
+
+    assert asyncio.run(run()) == b""
+
+
+def test_some_requests_may_be_sent_ahead() -> None:
+    async def run() -> None:
+        async with connected(quick_app) as (reader, writer):
+            writer.write(REQUEST * MAX_PIPELINED)
+            for _ in range(MAX_PIPELINED):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
 
     asyncio.run(run())
