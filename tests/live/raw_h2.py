@@ -26,7 +26,9 @@ class RawRpcs:
             normalize_outbound_headers=False,
         )
         self._h2 = h2.connection.H2Connection(config)
-        self._h2.local_settings.update({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+        # Given as initial values, or the server would get the default and this side count by another window.
+        values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        self._h2.local_settings = h2.settings.Settings(client=True, initial_values=values)
         self._h2.initiate_connection()
         self._seen: dict[int, list[h2.events.Event]] = {}
 

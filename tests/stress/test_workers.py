@@ -50,7 +50,7 @@ def within(seconds: float, check: Callable[[], bool]) -> bool:
 def test_a_killed_worker_is_replaced_and_leaves_no_gauges(name: str) -> None:
     port = free_port()
     with Service(REPLACING[name], METRICS_PORT=str(port)) as service:
-        assert within(20, lambda: len(workers(service)) == 2)
+        assert within(20, lambda: len(workers(service)) == 2 and service.output().count("service is up") == 2)
         before = workers(service)
         killed = min(before)
         os.kill(killed, signal.SIGKILL)
