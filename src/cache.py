@@ -31,7 +31,7 @@ class CacheUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What the cache has done since the process started, and what it holds.
+    """Counts since the process started, and the present size.
 
     Attributes:
         shared: Callers that joined a call already in flight.

@@ -1,4 +1,4 @@
-"""Who is calling: known from where a request is counted, and found by whatever has to be fair to others.
+"""The caller of a request: set where a request is counted, read by whatever has to be fair to others.
 
 It travels beside the input, in a context variable. Tasks that a request starts inherit it.
 """

@@ -172,7 +172,7 @@ class CircuitBreaker:
             self._open(call, failure)
 
     def _is_enough(self, by_content: bool) -> bool:
-        """Whether the failures so far open the circuit, or keep it open, the last one being of this kind."""
+        """Return whether the failures so far open the circuit, or keep it open, after one of this kind."""
         if self._open_until is None:
             return self._failures >= (max(2, self._threshold) if by_content else self._threshold)
         return not by_content or len(self._blamed) >= max(2, self._threshold)

@@ -324,7 +324,7 @@ class Settings(BaseSettings):
 
     @property
     def accepts_other_machines(self) -> bool:
-        """Whether `host` is more than this machine's loopback address."""
+        """True unless `host` is this machine's loopback address."""
         try:
             return not ip_address(self.host).is_loopback
         except ValueError:

@@ -28,7 +28,7 @@ class Drain:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the process is stopping."""
+        """True from the beginning of the stop."""
         return self._ends_at < float("inf")
 
     @property

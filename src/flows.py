@@ -32,11 +32,11 @@ from src.schemas import (
     TranslationResponse,
 )
 
-MAX_IMAGES = 16  # in memory at once, of up to 14 MB each
+MAX_IMAGES = 16  # in memory at once; the largest take about 82 MB each while a provider's SDK encodes them
 
 
 class Say(Instruction):
-    """What the service itself says to the model: a system prompt for each flow, and labels for callers' texts."""
+    """The service's own words to the model: a system prompt for each flow, and labels for callers' texts."""
 
     JOKE = "Tell a short, friendly joke about the subject. Address it to the listener, if one is named."
     STORY = "Tell a short story, of about 200 words, about the topic."
