@@ -215,14 +215,20 @@ def test_a_character_has_ten_abilities_at_most() -> None:
         schemas.RpgCharacter.model_validate({**character, "abilities": ["a"] * 11})
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: str(operation.name))
+NOT_BLANK = [
+    pytest.param(operation.input, name, id=f"{operation.name} {name}")
+    for operation in OPERATIONS
+    for name, field in operation.input.model_json_schema()["properties"].items()
+    if field.get("pattern") == r"\S"
+]
+
+
+def test_the_text_of_each_free_question_must_not_be_blank() -> None:
+    assert {parameter.values[1] for parameter in NOT_BLANK} >= {"text", "question", "description", "code", "topic"}
+
+
+@pytest.mark.parametrize(("input_model", "name"), NOT_BLANK)
 @pytest.mark.parametrize("blank", [" ", "\t\n", "\u00a0\u2003", "\x1c"])
-def test_text_that_the_llm_needs_is_not_blank(operation: Operation, blank: str) -> None:
-    needed = [
-        name
-        for name, field in operation.input.model_json_schema()["properties"].items()
-        if field.get("pattern") == r"\S"
-    ]
-    for name in needed:
-        with pytest.raises(ValidationError, match="no space"):
-            operation.input.model_validate({name: blank})
+def test_text_that_the_llm_needs_is_not_blank(input_model: type[BaseModel], name: str, blank: str) -> None:
+    with pytest.raises(ValidationError, match="no space"):
+        input_model.model_validate({name: blank})
