@@ -1,8 +1,13 @@
 """The files around the code keep step with it."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -52,6 +57,52 @@ def test_requirements_are_pinned_with_hashes_and_name_no_host(file: Path) -> Non
     assert all("==" in line for line in packages)
     assert len(re.findall(r"^[a-zA-Z0-9].*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(packages)
     assert "://" not in text
+
+
+def imported_modules() -> dict[str, str]:
+    """Every module from outside that `src` imports, wherever in a file, and a file that does."""
+    found: dict[str, str] = {}
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found |= {
+                name: file.name for name in names if name.partition(".")[0] not in (*sys.stdlib_module_names, "src")
+            }
+    return found
+
+
+@cache
+def owners() -> dict[str, str]:
+    """The distribution of each installed Python file, by its path."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name, root = canonical(distribution.name), distribution.locate_file("")
+        found |= {f"{root}/{file}": name for file in distribution.files or () if file.suffix in (".py", ".so")}
+    return found
+
+
+def distribution_of(module: str) -> str:
+    """The distribution that a module's file, or the first file of a namespace, belongs to."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    if spec.origin is not None:
+        return owners()[spec.origin]
+    [directory, *_] = spec.submodule_search_locations or [""]
+    return next(name for path, name in owners().items() if path.startswith(f"{directory}/"))
+
+
+def canonical(requirement: str) -> str:
+    """The name in a requirement, as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~!; ]", requirement)[0]).lower()
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [each for name, extra in project["optional-dependencies"].items() if name != "dev" for each in extra]
+    declared = {canonical(each) for each in (*project["dependencies"], *extras)}
+    lacking = {module: file for module, file in imported_modules().items() if distribution_of(module) not in declared}
+    assert not lacking
 
 
 def test_the_parent_of_workers_loads_neither_grpc_nor_genkit() -> None:
