@@ -66,8 +66,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 @pytest.fixture(scope="session")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
     """Production mode; at the end it has to be alive, and its log without what callers sent."""
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    with Service(TRUSTED_HOSTS="api.test", REQUEST_TIMEOUT="5", CACHE_MAX_SIZE="64", **model) as running:
+    with Service(TRUSTED_HOSTS="api.test", REQUEST_TIMEOUT="5", CACHE_MAX_SIZE="64", **upstream.env) as running:
         yield running
 
 

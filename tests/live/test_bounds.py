@@ -26,9 +26,8 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     pools = {"LLM_MAX_CONCURRENCY": "1000", "LLM_MAX_PER_CLIENT": "1000", "HTTPX_POOL_MAX": "1000"}
-    with Service(KEEP_ALIVE_TIMEOUT="1", **pools, **model) as running:
+    with Service(KEEP_ALIVE_TIMEOUT="1", **pools, **upstream.env) as running:
         yield running
 
 

@@ -22,15 +22,8 @@ RECOVERY = 1.5
 
 
 @pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
-@pytest.fixture
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    with Service(**env, CB_RECOVERY_TIMEOUT=str(RECOVERY)) as running:
+    with Service(**upstream.env, CB_RECOVERY_TIMEOUT=str(RECOVERY)) as running:
         yield running
 
 
@@ -148,10 +141,9 @@ POISON = [gemini.text(" "), gemini.error(400), gemini.error(422), gemini.HANG, g
 
 
 def test_one_caller_neither_opens_the_circuit_nor_keeps_it_open(upstream: GeminiStandIn) -> None:
-    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     limits = {"LLM_TIMEOUT": "300", "TRUSTED_PROXIES": "127.0.0.1", "CB_RECOVERY_TIMEOUT": str(RECOVERY)}
     hostile, honest = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
-    with Service(**env, **limits, CB_FAILURE_THRESHOLD="2") as service:
+    with Service(**upstream.env, **limits, CB_FAILURE_THRESHOLD="2") as service:
         for poison in POISON:
             for number in range(2):
                 upstream.script(poison)
@@ -173,9 +165,8 @@ def test_one_caller_neither_opens_the_circuit_nor_keeps_it_open(upstream: Gemini
 
 
 def test_what_the_llm_is_not_to_blame_for_does_not_count(upstream: GeminiStandIn) -> None:
-    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     limits = {"RATE_LIMIT_DEFAULT": "6/day", "TRUSTED_PROXIES": "127.0.0.1"}
-    with Service(**env, **limits, CB_FAILURE_THRESHOLD="1") as service:
+    with Service(**upstream.env, **limits, CB_FAILURE_THRESHOLD="1") as service:
         assert service.http.post("/chat", json={"question": ""}).status_code == 422
         assert service.http.post("/describe-image", json={"image_url": "http://localhost/"}).status_code == 422
         upstream.script(gemini.error(400), gemini.BLOCKED_ANSWER, gemini.HANG)

@@ -238,4 +238,4 @@ RETRYING = json.dumps(
 
 
 def gemini_settings(upstream: GeminiStandIn) -> dict[str, str]:
-    return {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    return upstream.env

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,18 +22,11 @@ from tests.standins.gemini import Gate, GeminiStandIn
 EXIT_STATUS = {"uvicorn": -15}
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStandIn) -> None:
     gate = Gate()
     upstream.default(gemini.text("one ", "two", gate=gate))
-    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    with Service(COMMANDS[name], **env) as service, ThreadPoolExecutor() as clients:
+    with Service(COMMANDS[name], **upstream.env) as service, ThreadPoolExecutor() as clients:
         rest = clients.submit(lambda: service.http.post("/tell-joke", json={}))
         stream = clients.submit(lambda: service.http.post("/tell-story/stream", json={}))
         rpc = clients.submit(lambda: service.stub.TellJoke(pb.JokeRequest()))

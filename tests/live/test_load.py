@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import cycle, islice
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import httpx
-import pytest
 
 from src.generated import service_pb2 as pb
 from src.generated import service_pb2_grpc
@@ -26,15 +25,8 @@ ONE_PROCESS = COMMANDS["python -m src, uvicorn"]
 COUNTED = [part.replace("src.asgi", "tests.live.counted") for part in COMMANDS["uvicorn"]]
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def started(upstream: GeminiStandIn, command: Sequence[str] = ONE_PROCESS, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(command, **model, **env)
+    return Service(command, **upstream.env, **env)
 
 
 class Crowd:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,12 +15,6 @@ from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
 KEY, TOKEN, PROMPT, ANSWER = "canary-key-77", "canary-token-77", "canary prompt", "canary answer"
-
-
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
 
 
 def over_rest(service: Service, path: str, **body: Any) -> str:

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -19,12 +18,6 @@ from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
 
 
 def scraped(port: int) -> Samples:
@@ -55,7 +48,7 @@ def eventually(port: int, check: Any) -> Samples:
 @pytest.mark.parametrize("name", ["python -m src, 2 workers", "gunicorn, 2 workers", "python -m src, uvicorn"])
 def test_counts_are_exact_over_all_workers(name: str, upstream: GeminiStandIn) -> None:
     port = free_port()
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    model = upstream.env
     with Service(COMMANDS[name], **model, METRICS_PORT=str(port)) as service:
         for number in range(40):
             # A connection each, so that all workers get some.

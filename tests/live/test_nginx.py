@@ -21,16 +21,9 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 @pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
-@pytest.fixture
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     command = [part.replace("src.asgi", "tests.live.quick_keep_alive") for part in COMMANDS["granian"]]
-    with Service(command, **model) as running:
+    with Service(command, **upstream.env) as running:
         yield running
 
 

@@ -1,6 +1,5 @@
 """No client holds more than its share of what all have together, whichever protocols it mixes."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,15 +18,8 @@ HOSTILE, HONEST = "203.0.113.1", "203.0.113.2"
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def started(upstream: GeminiStandIn, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(**model, TRUSTED_PROXIES="127.0.0.1", **{"LLM_MAX_CONCURRENCY": "8", **env})
+    return Service(**upstream.env, TRUSTED_PROXIES="127.0.0.1", **{"LLM_MAX_CONCURRENCY": "8", **env})
 
 
 def post(service: Service, path: str, client: str, **body: Any) -> httpx.Response:

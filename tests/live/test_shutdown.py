@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,15 +26,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SINGLE = [name for name in COMMANDS if "2 workers" not in name]
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def started(name: str, upstream: GeminiStandIn, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(COMMANDS[name], **model, **env)
+    return Service(COMMANDS[name], **upstream.env, **env)
 
 
 def outcome_over_rest(service: Service, path: str) -> Any:

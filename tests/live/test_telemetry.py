@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +19,12 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 CHAT, RPC = "POST /translate", "genkit.sample.v1.GenkitService/TranslateText"
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def traced(upstream: GeminiStandIn, collector: OtlpOverGrpc | OtlpOverHttp, command: str, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     export = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
         "OTEL_EXPORTER_OTLP_PROTOCOL": collector.protocol,
     }
-    return Service(COMMANDS[command], **model, **export, CACHE_ENABLED="false", **env)
+    return Service(COMMANDS[command], **upstream.env, **export, CACHE_ENABLED="false", **env)
 
 
 def attributes(span: Any) -> dict[str, Any]:

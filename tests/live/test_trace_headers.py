@@ -1,6 +1,5 @@
 """Callers' trace headers: the ids are taken, the decision to sample is not, and nothing of them reaches a provider."""
 
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,12 +17,6 @@ FORGED = {
 SENT_ON = ("traceparent", "tracestate", "baggage", "sentry-trace", "x-amzn-trace-id", "b3")
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def ask(service: Service) -> None:
     """A call over each protocol."""
     assert service.http.post("/chat", json={}, headers=FORGED).status_code == 200
@@ -34,12 +27,11 @@ def ask(service: Service) -> None:
 def test_a_caller_decides_no_sampling_and_no_provider_gets_a_trace(
     rate: str, is_sampled: bool, upstream: GeminiStandIn
 ) -> None:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     with SentrySink() as sentry, OtlpOverHttp() as collector:
         export = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
         export |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": rate}
         reports = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": rate}
-        with Service(**model, **export, **reports, CACHE_ENABLED="false") as service:
+        with Service(**upstream.env, **export, **reports, CACHE_ENABLED="false") as service:
             ask(service)
             service.terminate()
             assert service.wait() == 0

@@ -184,6 +184,15 @@ class GeminiStandIn:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def env(self) -> dict[str, str]:
+        """The settings of a service that is to use it."""
+        return {
+            "MODEL": "googleai/gemini-flash-latest",
+            "GEMINI_API_KEY": "k",
+            "GOOGLE_GEMINI_BASE_URL": self.url,
+        }
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections)
 

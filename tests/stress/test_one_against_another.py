@@ -65,9 +65,11 @@ def target(upstream: GeminiStandIn, server: str) -> Iterator[Target]:
     """A service under attack, with a model, and a host of images, on this machine."""
     command = [part.replace("src.asgi", "tests.stress.local_images") for part in COMMANDS[server]]
     images = free_port()
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
     rate = {"RATE_LIMIT_DEFAULT": "600/minute", "LOG_LEVEL": "info"}
-    with running(attacks.serve_images, images), Service(command, IMAGE_PORT=str(images), **rate, **model) as service:
+    with (
+        running(attacks.serve_images, images),
+        Service(command, IMAGE_PORT=str(images), **rate, **upstream.env) as service,
+    ):
         yield Target(service.port, service.grpc_port, images)
 
 

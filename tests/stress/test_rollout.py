@@ -108,8 +108,7 @@ async def load(services: list[Service]) -> AsyncIterator[dict[str, Outcomes]]:
 
 
 def environment(upstream: GeminiStandIn) -> dict[str, str]:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return {**model, "CACHE_ENABLED": "false", "LLM_MAX_CONCURRENCY": "1000", "LLM_MAX_PER_CLIENT": "1000"}
+    return {**upstream.env, "CACHE_ENABLED": "false", "LLM_MAX_CONCURRENCY": "1000", "LLM_MAX_PER_CLIENT": "1000"}
 
 
 async def until_answered(service: Service) -> None:

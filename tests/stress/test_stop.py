@@ -90,8 +90,7 @@ def together(service: Service, stack: ExitStack) -> None:
 
 def started(server: str, upstream: GeminiStandIn) -> Service:
     command = [*COMMANDS[server], *(["--http", "auto"] if server == "granian" else [])]
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(command, **model, SHUTDOWN_GRACE=str(GRACE))
+    return Service(command, **upstream.env, SHUTDOWN_GRACE=str(GRACE))
 
 
 @pytest.mark.parametrize("hold", [*HOLDS, together])

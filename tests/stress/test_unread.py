@@ -36,8 +36,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 
 
 def started(server: str, upstream: GeminiStandIn, *options: str, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service([*COMMANDS[server], *options], **model, **env)
+    return Service([*COMMANDS[server], *options], **upstream.env, **env)
 
 
 def ask_over_http1(port: int, path: str, clients: ExitStack) -> None:

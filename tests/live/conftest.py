@@ -1,0 +1,14 @@
+"""Fixtures of the live tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.standins.gemini import GeminiStandIn
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    """The Gemini API, on loopback."""
+    with GeminiStandIn() as standin:
+        yield standin
