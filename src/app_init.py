@@ -15,6 +15,7 @@ import structlog
 
 from src.config import ConfigError, Settings
 from src.prompt import PROMPTS
+from src.providers.rows import PROVIDERS
 
 if TYPE_CHECKING:
     from genkit import Genkit
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SERVICE = "hardened-genkit-service"
-
-# Provider -> the package it needs, where an extra of ours brings that.
-EXTRAS = {"openai": "genkit_openai", "ollama": "genkit_ollama"}
 
 
 def build_genkit(settings: Settings) -> "Genkit":
@@ -36,16 +34,18 @@ def build_genkit(settings: Settings) -> "Genkit":
     Raises:
         ConfigError: the extra with the model's provider is not installed.
     """
-    provider = settings.model_provider
-    if provider in EXTRAS and find_spec(EXTRAS[provider]) is None:
-        raise ConfigError(f"MODEL={settings.model!r} (--model): needs the extra {provider!r}, which is not installed")
+    provider = PROVIDERS[settings.model_provider]
+    if provider.extra and find_spec(provider.package) is None:
+        raise ConfigError(
+            f"MODEL={settings.model!r} (--model): needs the extra {provider.extra!r}, which is not installed"
+        )
     from genkit import Genkit
     from genkit.model import ModelRef
 
-    module = import_module(f"src.providers.{provider}")
+    module = import_module(f"src.providers.{provider.name}")
     config = module.config(settings.max_output_tokens)
     model = ModelRef(name=settings.model, config_schema=type(config), config=config)
-    if provider == "offline":
+    if provider.name == "offline":
         ai = Genkit(model=model, prompt_dir=PROMPTS)
         module.register(ai)
         return ai

@@ -30,6 +30,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.observability.log_writer import is_terminal, stderr_writer
+from src.providers.rows import PROVIDERS
 from src.util.rate import Rate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
@@ -42,7 +43,6 @@ _ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
 _ORIGIN = re.compile(r"(?i:https?)://[A-Za-z0-9.-]+(:[0-9]{1,5})?|(?i:https?)://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
-MODEL_PROVIDERS = ("googleai", "ollama", "offline", "openai")
 
 
 class ConfigError(Exception):
@@ -257,7 +257,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_model(cls, model: str) -> str:
         provider, _, name = model.partition("/")
-        if provider in MODEL_PROVIDERS and name and (provider != "offline" or model == OFFLINE_MODEL):
+        if provider in PROVIDERS and name and (provider != "offline" or model == OFFLINE_MODEL):
             return model
         raise ValueError(
             f"name a model: googleai/<name> (or set GEMINI_API_KEY alone), openai/<name>, ollama/<name>, "
@@ -266,12 +266,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _key_for_model(self) -> Self:
-        if self.model_provider == "googleai" and self.gemini_api_key is None:
-            raise ValueError(f"GEMINI_API_KEY='': MODEL={self.model} needs a key of the Gemini API")
-        if self.model_provider == "openai" and self.openai_api_key is None and self.openai_base_url is None:
-            raise ValueError(
-                f"OPENAI_API_KEY='': MODEL={self.model} needs a key, or OPENAI_BASE_URL of a server without one"
-            )
+        provider = PROVIDERS[self.model_provider]
+        if provider.needs and all(getattr(self, name) is None for name in provider.needs):
+            raise ValueError(f"{provider.needs[0].upper()}='': MODEL={self.model} needs {provider.missing}")
         return self
 
     @model_validator(mode="after")

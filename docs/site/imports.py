@@ -36,7 +36,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "observability.redaction",
         "observability.sentry",
     ),
-    "Settings": ("config",),
+    "Settings": ("config", "providers.rows"),
     "Errors": ("errors",),
     "Small parts": ("responses", "caller", "util"),
 }

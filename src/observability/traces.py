@@ -32,7 +32,6 @@ from src.util.scope import METHODS, headers_of, route_path
 MAX_FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
 MIN_FLUSH_SECONDS = 0.4  # even when the grace is over
 SERVER_ERROR = 500
-PROVIDERS = {"googleai": "gcp.gemini", "openai": "openai", "ollama": "ollama", "offline": "offline"}
 # Of Genkit's attributes those that say what ran; the others hold inputs, outputs and the words of exceptions.
 GENKIT_KEPT = frozenset(
     f"genkit:{name}" for name in ("name", "path", "type", "state", "isRoot", "metadata:subtype", "metadata:flow:name")
@@ -318,7 +317,7 @@ class LlmTracing:
     """A client span around every LLM call (semantic conventions for generative AI).
 
     Args:
-        provider: Of this service's settings: googleai, openai, ollama, offline.
+        provider: Its name in the conventions.
         model: The provider's name of the model.
     """
 
@@ -327,7 +326,7 @@ class LlmTracing:
         self._name = f"chat {model}"
         self._attributes = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": PROVIDERS[provider],
+            "gen_ai.provider.name": provider,
             "gen_ai.request.model": model,
         }
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from src.config import Settings, exit_with
 from src.llm import Watcher
+from src.providers.rows import PROVIDERS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -123,6 +124,7 @@ def build_watch(
     if traces is not None:
         from src.observability.traces import LlmTracing, Traced
 
-        watch.llm_calls.append(LlmTracing(settings.model_provider, settings.model_name))
+        provider = PROVIDERS[settings.model_provider].telemetry_name
+        watch.llm_calls.append(LlmTracing(provider, settings.model_name))
         watch.layers.append(Traced)
     return watch

@@ -1,6 +1,5 @@
 """Callers' trace headers: the ids are taken, the decision to sample is not, and nothing of them reaches a provider."""
 
-
 import pytest
 
 from src.generated import service_pb2 as pb
