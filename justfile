@@ -42,6 +42,7 @@ check: _python _node _proto-check
     .venv/bin/ruff check
     .venv/bin/ruff format --check
     .venv/bin/mypy
+    .venv/bin/python -m tools.docstrings
     .venv/bin/shellcheck run.sh .ci/run tools/container/stand_ins.sh
     {{ schema }} vendor.github-workflows .github/workflows/*.yml
     {{ schema }} vendor.dependabot .github/dependabot.yml

@@ -57,7 +57,7 @@ class Baseline(Service):
 
 
 class Requests:
-    """What is sent: scripts for wrk, and a framed message for h2load, in a folder."""
+    """The requests to send: scripts for wrk, and a framed message for h2load, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What the service is measured against: apps that do the same, or nothing, with nothing around them.
+"""Baselines: apps that do the same, or nothing, with nothing around them.
 
 All are served by granian, as the service is, so that the servers don't differ.
 """

@@ -39,7 +39,7 @@ async def filled(keys: list[str]) -> MemoryBuckets:
 
 
 async def bytes_of_store(count: int) -> int:
-    """What it holds on to after `count` clients, their keys included."""
+    """Return the bytes of the store after `count` clients, their keys included."""
     tracemalloc.start()
     buckets = MemoryBuckets()
     for number in range(count):

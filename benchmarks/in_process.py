@@ -1,4 +1,4 @@
-"""What the parts cost, without a server around them: microseconds of CPU in one process.
+"""Cost of the parts, without a server around them: microseconds of CPU in one process.
 
 The best of many rounds counts: whatever else the machine does only ever adds.
 """

@@ -22,7 +22,7 @@ _DURATION = re.compile(r"([\d.]+)(us|ms|s)\b")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a load came to.
+    """The figures of one load.
 
     Attributes:
         per_second: Answers.
@@ -51,7 +51,7 @@ def pinned(command: Sequence[str], cores: str = str(SERVER_CORE)) -> list[str]:
 
 
 def cpu_seconds(service: Service) -> float:
-    """What all processes of the service have computed so far."""
+    """Return the seconds of CPU of all processes of the service so far."""
     return sum(ticks for ticks, _ in _processes(service)) / os.sysconf("SC_CLK_TCK")
 
 

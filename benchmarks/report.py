@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found, as a page shows it."""
+"""The tables of a run of the benchmarks, for the documentation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class Goal:
 
     @property
     def is_time(self) -> bool:
-        """Whether it depends on how quick the machine is."""
+        """True if the machine's speed decides it."""
         return self.unit in MICROSECONDS
 
     def is_met(self, results: Results) -> bool:
-        """Whether it is."""
+        """True if the goal is met."""
         figure = self.figure(results)
         return figure >= self.goal if self.more_is_better else figure <= self.goal
 

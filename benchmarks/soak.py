@@ -64,7 +64,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Record:
-    """What was seen.
+    """Observations of a run.
 
     Attributes:
         outcomes: How often each kind of call ended in each way.

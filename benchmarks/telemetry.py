@@ -1,4 +1,4 @@
-"""What it costs to be watched: requests for each second of CPU, with telemetry off, on, and without its module.
+"""Cost of telemetry: requests for each second of CPU, with telemetry off, on, and without its module.
 
     .venv/bin/python -m benchmarks.telemetry
 

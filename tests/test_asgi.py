@@ -1,4 +1,4 @@
-"""What making the app does to its process."""
+"""Effects of making the app on its process."""
 
 import gc
 from collections.abc import Iterator

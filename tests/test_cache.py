@@ -23,7 +23,7 @@ class Clock:
 
 
 class Source:
-    """What is asked on a miss: counts its calls, and answers when let."""
+    """The function called on a miss: counts its calls, and answers when let."""
 
     def __init__(self, *, opened: bool = True, error: Exception | None = None) -> None:
         self.calls = self.cancelled = 0

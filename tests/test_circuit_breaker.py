@@ -478,7 +478,7 @@ class OneHostileCaller(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 40), is_quick=st.booleans())
     def time_passes(self, seconds: int, is_quick: bool) -> None:
-        """Where it is quick the hostile one calls first whenever it may, and lets the call hang."""
+        """Let time pass. If it is quick, the hostile caller calls first whenever it may, and lets the call hang."""
         for _ in range(seconds):
             self.clock.now += 1
             if is_quick:

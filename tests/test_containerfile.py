@@ -1,4 +1,4 @@
-"""What can be said of the image without building it; `just container-check` builds and runs it."""
+"""Checks of the image without building it; `just container-check` builds and runs it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What surrounds an RPC: hooks in order, one status, and nothing of an exception in what the client gets."""
+"""Around an RPC: hooks in order, one status, and no text of an exception for the client."""
 
 import asyncio
 import json

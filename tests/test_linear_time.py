@@ -103,7 +103,7 @@ CONSTRAINTS = constraints()
 
 
 def accepts(items: list[Any], char: str) -> bool:
-    """Whether a character class has this character."""
+    """Return True if a character class has this character."""
     negated = items[0][0] is ops.NEGATE
     for kind, value in items:
         if (
@@ -181,7 +181,7 @@ def seconds(action: Action, text: str) -> float:
 
 
 def growth(action: Action, attack: tuple[str, str], end: str, large_size: int = LARGE) -> float:
-    """How many times as long four times the text takes: the least that was seen, for others use this machine too."""
+    """Measure how many times as long four times the text takes: the minimum, because other processes disturb it."""
     small, large = (filled(*attack, end, size) for size in (large_size // 4, large_size))
     quick = slow = least = float("inf")
     for _ in range(REPEATS):

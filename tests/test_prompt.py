@@ -22,7 +22,7 @@ DOT = FetchedImage("data:image/png;base64,iVBORw0KGgo=")
 
 
 def recording(ai: Genkit) -> list[ModelRequest]:
-    """What the model `test/model` gets; it answers each with a review."""
+    """Record the requests to the model `test/model`, which answers each with a review."""
     requests: list[ModelRequest] = []
 
     async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:

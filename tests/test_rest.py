@@ -105,7 +105,7 @@ def test_a_probe_may_ask_with_head(path: str, debug: bool) -> None:
 
 
 def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
-    """What leaves the app for a client that leaves after these messages, and what the access log has for it."""
+    """Return the messages to a client that leaves after these, and its line in the access log."""
     sent: list[Message] = []
     lines: list[int] = []
     messages = [*before, {"type": "http.disconnect"}]

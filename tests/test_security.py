@@ -166,7 +166,7 @@ APPS: dict[str, Callable[[], ASGIApp]] = {
 
 @dataclass
 class Result:
-    """What left the chain."""
+    """The response as it left the chain."""
 
     starts: list[Message] = field(default_factory=list)
     body: bytes = b""
@@ -248,7 +248,7 @@ def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the chain logs, with what is bound to the request."""
+    """Record the chain's log lines, with the fields bound to the request."""
     capture = LogCapture()
     logger = structlog.wrap_logger(
         None,

@@ -1,4 +1,4 @@
-"""What goes round a layer, or past FastAPI, comes out as if it had not."""
+"""Requests that bypass a layer or FastAPI get the same response as those that don't."""
 
 import asyncio
 from collections.abc import Callable

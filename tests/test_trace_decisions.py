@@ -22,7 +22,7 @@ CALLERS = [f"00-{low}-b7ad6b7169203331-0{flag}" for low in ("0" * 31 + "1", "f" 
 
 
 def sampled(decides: Sampler, traceparent: str) -> tuple[bool, bool]:
-    """Whether the span of a request with this header is sampled, and the span below it."""
+    """Return whether the span of a request with this header is sampled, and the span below it."""
     provider = TracerProvider(sampler=OwnDecision(decides), shutdown_on_exit=False)
     tracer = provider.get_tracer("test")
     parent = propagate.extract({"traceparent": traceparent})

@@ -28,7 +28,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a service is called.
+    """The names of a service.
 
     Attributes:
         distribution: In package metadata, manifests and telemetry: `invoice-helper`.
@@ -108,7 +108,7 @@ def _tracked(root: Path) -> list[Path]:
 
 
 def _generate(root: Path, new: Names) -> None:
-    """What the recipe `proto` does, and formatting: other names have other lengths, and another order."""
+    """Run the recipe `proto`, and format: other names have other lengths, and another order."""
     out = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.", "src/generated/service.proto")
     commands = (
         ["grpc_tools.protoc", f"--proto_path=src/generated={PROTOS}/{new.folder}", *out],

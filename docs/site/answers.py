@@ -1,4 +1,4 @@
-"""What the operations answer, asked of the real flows with the embedded model."""
+"""Answers of the operations, from the real flows with the embedded model."""
 
 import asyncio
 import json

@@ -652,12 +652,12 @@ def value_of(place: str) -> int | float | str:
 
 
 def is_setting(place: str) -> bool:
-    """Whether it is a variable, not a constant."""
+    """True if it is a setting, not a constant."""
     return "." not in place
 
 
 def outcomes(beyond: Outcome) -> tuple[str, str]:
-    """What exceeding a bound gets over REST and over gRPC."""
+    """Return the response to exceeding a bound, over REST and over gRPC."""
     if isinstance(beyond, tuple):
         return beyond
     if isinstance(beyond, str):

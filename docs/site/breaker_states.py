@@ -14,7 +14,7 @@ RECOVERY_SECONDS: float = Settings.model_fields["cb_recovery_timeout"].default
 
 @dataclass(frozen=True)
 class Transition:
-    """What takes the circuit from one state to another."""
+    """A transition of the circuit from one state to another."""
 
     before: State
     happening: str

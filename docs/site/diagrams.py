@@ -51,7 +51,7 @@ def rooms_graph() -> str:
 
 
 def arrows() -> set[tuple[str, str]]:
-    """What imports what, without the rooms that stand aside."""
+    """Return the imports between rooms, without the rooms that stand aside."""
     return {(one, other) for one, other in room_imports() if not {one, other} & {*SHARED, *ALL_SEEING}}
 
 

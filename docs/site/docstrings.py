@@ -1,4 +1,4 @@
-"""What the code says of itself."""
+"""Reads docstrings."""
 
 import inspect
 

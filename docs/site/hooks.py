@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: `<!-- from the code: settings -->` becomes what the code says."""
+"""Hooks of MkDocs: `<!-- from the code: settings -->` becomes a table made from the code."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which module of `src` imports which, read from the source; and the rooms that modules belong to."""
+"""Reads the imports between modules of `src` from their source; lists the rooms that modules belong to."""
 
 import ast
 from collections.abc import Mapping

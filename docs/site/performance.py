@@ -1,4 +1,4 @@
-"""What the benchmarks left in `docs/performance/`: figures and plots."""
+"""The figures and plots of the benchmarks, from `docs/performance/`."""
 
 from pathlib import Path
 

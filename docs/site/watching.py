@@ -1,4 +1,4 @@
-"""What operators watch: the metrics, the alerts and the dashboard, from the files that make them."""
+"""Tables of the metrics, alerts and panels, from the files that define them."""
 
 import ast
 import json

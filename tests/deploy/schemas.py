@@ -37,7 +37,7 @@ def as_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_settable(field: dict[str, Any]) -> bool:
-    """Whether Cloud Run takes it from the client: fields that it has for Knative's sake alone say so in prose."""
+    """Return True if clients may set the field on Cloud Run: those for Knative alone say so in prose."""
     return not field.get("readOnly") and not re.match("Not supported (by|in) Cloud Run", field.get("description", ""))
 
 

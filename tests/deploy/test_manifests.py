@@ -61,7 +61,7 @@ POLICY = OBJECTS[f"NetworkPolicy {NAME}"]
 
 
 def pod_of(deployment: Manifest) -> Manifest:
-    """What its pods are made of."""
+    """Return the pod's spec."""
     pod: Manifest = deployment["spec"]["template"]["spec"]
     return pod
 
@@ -460,7 +460,7 @@ def test_the_pod_is_closed_beyond_the_standard() -> None:
 
 
 def allows_egress(policies: list[Manifest], address: str, port: int) -> bool:
-    """Whether a connection to an address outside the cluster's pods may be made under these policies."""
+    """Return True if these policies allow a connection to an address outside the cluster's pods."""
     target = ip_address(address)
     return any(
         port in {each["port"] for each in rule["ports"]} and is_inside(peer["ipBlock"], target)

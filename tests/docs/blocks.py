@@ -56,7 +56,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a reader types into a terminal.
+    """A command that a reader types into a terminal.
 
     Attributes:
         output: What it prints, with `...` for any text; None: whatever it may be.
@@ -87,7 +87,7 @@ def fences_of(page: Path) -> list[Fence]:
 
 
 def steps_of(page: Path) -> list[Step]:
-    """What a reader of the page does, in order."""
+    """Return the steps of a reader of the page, in order."""
     parts = _parts_of(page)
     steps: list[Step] = []
     for part, after in zip_longest(parts, parts[1:]):
@@ -131,7 +131,7 @@ def _command(fence: Fence, output: str | None) -> Command:
 
 
 def matches(expected: str, printed: str, *, whole: bool = True) -> bool:
-    """Whether `printed` is what the page shows; with `whole` off, whether it begins so."""
+    """Compare the output with the one that the page shows; with `whole` off, only its beginning."""
     pattern = ".*".join(re.escape(text) for text in _plain(expected).split("..."))
     return re.match(pattern + (r"\Z" if whole else ""), _plain(printed), re.DOTALL) is not None
 
@@ -233,7 +233,7 @@ class _Running:
             assert matches(expected, printed), f"line {step.line}: expected\n{expected}\ngot\n{printed}"
 
     def interrupt(self, line: int) -> None:
-        """What Ctrl+C does: a signal to all that runs in the terminal."""
+        """Press Ctrl+C: signal everything that runs in the terminal."""
         os.killpg(self._process.pid, signal.SIGINT)
         status = self._ended(line)
         assert status == 0, f"line {line}: status {status}\n{self.printed()}"
@@ -250,7 +250,7 @@ class _Running:
         return _content(self._output)
 
     def folder_after(self) -> Path:
-        """Where the shell was when it ended."""
+        """Return the shell's folder at its end."""
         return Path(_content(self._where).strip())
 
     def kill(self) -> None:

@@ -46,7 +46,7 @@ DOCS = ROOT / "docs"
 
 
 class Page(HTMLParser):
-    """What a built page links, loads, and can be linked at."""
+    """Links, resources and anchors of a built page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ def test_what_the_security_page_only_shows_says_why() -> None:
 
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
-    """Where the built site is served."""
+    """The address of the built site."""
     handler = partial(_Quiet, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""What every answer has to be, whatever was sent."""
+"""Properties of every answer, whatever was sent."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

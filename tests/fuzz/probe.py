@@ -96,7 +96,7 @@ def _seconds_without_a_core(pid: int) -> float:
 
 
 def _stolen_seconds() -> float:
-    """What the machine's host gave to others."""
+    """Seconds that the machine's host gave to others."""
     return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
 
 

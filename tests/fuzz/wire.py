@@ -1,4 +1,4 @@
-"""What the fuzzer sends and reads byte by byte: HTTP/1.1 with no client library in between, and HTTP/2 frames."""
+"""HTTP/1.1 and HTTP/2 frames byte by byte, without a client library."""
 
 import http.client
 import socket

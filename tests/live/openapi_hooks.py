@@ -7,6 +7,6 @@ import schemathesis
 
 @schemathesis.hook
 def filter_body(_context: schemathesis.HookContext, body: Any) -> bool:
-    """Whether to send this body."""
+    """Decide whether to send this body."""
     url = body.get("image_url") if isinstance(body, dict) else None
     return not (isinstance(url, str) and url.lower().startswith("http"))

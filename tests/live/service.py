@@ -115,13 +115,13 @@ class Service:
         raise AssertionError(f"not up: {self._command}\n{self.output()}")
 
     def output(self) -> str:
-        """What it has written to stdout and stderr so far."""
+        """Return everything on stdout and stderr so far."""
         self._output.flush()
         with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
             return copy.read().decode(errors="replace")
 
     def output_with(self, text: str, times: int = 1) -> str:
-        """What it has written, once it has written this so often: lines leave it a moment after what they report."""
+        """Wait until the output holds the text so many times, and return it: lines leave a moment after the event."""
         deadline = time.monotonic() + 5
         while (output := self.output()).count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} is not there {times} times\n{output}"

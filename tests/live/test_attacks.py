@@ -1,4 +1,4 @@
-"""What hostile clients send: a 4xx or a closed connection, and the service still answers."""
+"""Hostile bytes get a 4xx or a closed connection, and the service still answers."""
 
 import re
 import socket

@@ -23,7 +23,7 @@ def chromium() -> str:
 
 
 def browsed(script: str, *arguments: str | Path) -> Any:
-    """What a script has seen in the browser."""
+    """Findings of a script in the browser."""
     done = subprocess.run(["node", SCRIPTS / script, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""What clients write stands in no line of the log, whoever writes it, but in its path, its method and a valid id."""
+"""Clients' bytes appear in log lines only as path, method and valid id, whoever writes the line."""
 
 import json
 import socket

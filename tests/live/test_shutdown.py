@@ -48,7 +48,7 @@ def outcome_over_grpc(call: Any, request: Any) -> grpc.StatusCode:
 
 
 def is_ready(service: Service) -> bool:
-    """What a probe over a fresh connection finds."""
+    """Probe over a fresh connection."""
     try:
         return httpx.get(f"{service.rest_url}/ready", timeout=5, trust_env=False).status_code == 200
     except httpx.TransportError:
@@ -56,7 +56,7 @@ def is_ready(service: Service) -> bool:
 
 
 def is_serving(health: Any) -> bool:
-    """Whether a probe by gRPC finds it serving. After GOAWAY a probe is refused, or cancelled by gRPC's core."""
+    """Probe over gRPC. After GOAWAY a probe is refused, or cancelled by gRPC's core."""
     try:
         return bool(health.Check(health_pb2.HealthCheckRequest()).status != NOT_SERVING)
     except grpc.RpcError as error:

@@ -32,7 +32,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def is_connected(spans: Spans, root: Any) -> bool:
-    """Whether all spans of the root's trace hang together below it."""
+    """Return True if all spans of the root's trace hang together below it."""
     mine = [span for span in spans.all if span.trace_id == root.trace_id]
     ids = {span.span_id for span in mine}
     return all(span.span_id == root.span_id or span.parent_span_id in ids for span in mine)

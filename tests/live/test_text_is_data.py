@@ -1,4 +1,4 @@
-"""What a caller writes reaches the model as it was written, in one user part, and is read by nothing on the way.
+"""A caller's text reaches the model unchanged, in one user part, and nothing interprets it on the way.
 
 Every text field of every operation is tried over both protocols. A new flow is tried without being named here.
 """
@@ -83,7 +83,7 @@ def trap() -> Iterator[Trap]:
 
 
 def over_rest(service: Service, field: Field, text: str) -> bool | None:
-    """Whether the text was taken; else it was refused as invalid input."""
+    """Return True if the text was accepted, False if it was refused as invalid."""
     operation, name = field
     # ASCII: lone surrogates travel as escapes.
     answer = service.http.post(

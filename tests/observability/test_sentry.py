@@ -1,4 +1,4 @@
-"""What an event holds when it leaves for Sentry."""
+"""Events leave for Sentry without personal data."""
 
 import json
 from typing import Any

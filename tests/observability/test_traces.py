@@ -1,4 +1,4 @@
-"""What a span holds when it is exported."""
+"""Spans are exported without anybody's words."""
 
 from collections.abc import Mapping
 

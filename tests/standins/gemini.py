@@ -64,7 +64,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How one call is answered.
+    """The answer to one call.
 
     Attributes:
         parts: The answer's parts; a streamed call gets one chunk a part. None: made up from the request.
@@ -201,11 +201,11 @@ class GeminiStandIn:
         self._script.extend(behaviours)
 
     def default(self, behaviour: Behaviour) -> None:
-        """What a call gets when nothing is scripted."""
+        """Set the answer to calls without a scripted one."""
         self._default = behaviour
 
     def when(self, text: str, behaviour: Behaviour) -> None:
-        """What a call gets whose request holds this text, whatever is scripted."""
+        """Set the answer to calls whose request holds this text, whatever is scripted."""
         self._by_text[text] = behaviour
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float = 10) -> None:
@@ -451,7 +451,7 @@ def _parts(behaviour: Behaviour, request: Recorded) -> list[Json]:
 
 
 def _tool_result(request: Recorded) -> str | None:
-    """What the request's last turn brings back from a tool, as JSON."""
+    """Return the tool's result in the request's last turn, as JSON."""
     last = (request.body.get("contents") or [{}])[-1]
     results = [part["functionResponse"]["response"] for part in last.get("parts", []) if "functionResponse" in part]
     return json.dumps(results[0]) if results else None

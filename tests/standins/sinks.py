@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Sink:
-    """What came in, and a way to wait for it."""
+    """Records what comes in, and waits for it."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

@@ -479,7 +479,7 @@ def test_a_stop_does_not_wait_for_a_client_that_does_not_read() -> None:
 
 
 def ends(connection: socket.socket) -> bool:
-    """Whether the other side has closed, in order or with a reset."""
+    """Return True once the other side has closed, in order or with a reset."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:

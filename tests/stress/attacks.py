@@ -1,4 +1,4 @@
-"""What one hostile caller does to a service, from an address of its own, until it is stopped.
+"""Attacks by one hostile caller, from an address of its own, until it is stopped.
 
 Each attack is a function of the service's two ports and of the image host's; it runs in a process of its own and never
 returns. They hold what is shared, or make others pay; a plain flood is not among them.

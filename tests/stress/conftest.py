@@ -1,4 +1,4 @@
-"""Which servers a stress test runs under: one each, in turn, or all of them."""
+"""Chooses the servers of a stress test: one each, in turn, or all of them."""
 
 from collections.abc import Callable
 

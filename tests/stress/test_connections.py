@@ -18,7 +18,7 @@ SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
 class Kind(NamedTuple):
-    """What a connection sends once, and then again and again."""
+    """The bytes that a connection sends once, and those that it repeats."""
 
     first: bytes
     then: bytes = b""
@@ -61,7 +61,7 @@ COLUMNS = {"granian": ["granian", "granian, HTTP/2 on"]}
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """When a connection is closed, by column and kind, as docs/operations.md has it."""
+    """Read from docs/operations.md when a connection is closed, by column and kind."""
     lines = (ROOT / "docs/operations.md").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| a connection that "))
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 9])
@@ -123,7 +123,7 @@ def closed_after(service: Service, kind: str, expected: str) -> tuple[float, flo
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the other side has closed it; what it sent is read and dropped."""
+    """Return True if the other side has closed it. Reads and drops its bytes."""
     try:
         return not client.recv(65_536)
     except BlockingIOError:

@@ -29,7 +29,7 @@ RETRIED = (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx
 
 @dataclass
 class Outcomes:
-    """What clients got: when each call failed, and why."""
+    """Counts of calls, and the time and reason of each failure."""
 
     ok: int = 0
     failures: list[tuple[float, str]] = field(default_factory=list)

@@ -66,7 +66,7 @@ def test_a_vulnerable_pin_fails(osv: str, tmp_path: Path, tool: Tool) -> None:
 
 @pytest.mark.parametrize("tool", [audit, second_audit])
 def test_no_answer_is_no_pass(tmp_path: Path, tool: Tool) -> None:
-    """Where the advisories can't be read, nothing is known: that is said, and is a failure."""
+    """Unreadable advisories are a failure with a message."""
     (tmp_path / "requirements.txt").write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{'0' * 64}\n")
     result = tool(SILENT, tmp_path / "requirements.txt")
     assert result.returncode == 2

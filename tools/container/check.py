@@ -64,7 +64,7 @@ def _as_configured(container: str) -> list[str]:
 
 
 def image_config() -> dict[str, Any]:
-    """What the image tells an engine (OCI image specification)."""
+    """Return the image's configuration (OCI image specification)."""
     config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
     return config
 
@@ -128,7 +128,7 @@ def files(tree: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def check_layers(tree: Path, base: Path) -> None:
-    """What our layers add to the base image."""
+    """Check the files that the layers add to the base image."""
     before = files(base)
     ours = {name: entry for name, entry in files(tree).items() if before.get(name) != entry}
     modes = {name: mode for name, (mode, _, _) in ours.items() if not stat.S_ISLNK(mode)}
@@ -154,7 +154,7 @@ def _bytecode_of(source: str) -> str:
 
 
 def check_config() -> None:
-    """What the image tells an engine."""
+    """Check the image's configuration."""
     config = image_config()
     expect(config["User"] == f"{UID}:{UID}", f"runs as uid {UID}")
     expect(config["Entrypoint"] == ["/usr/bin/python3", "-m", "src"], "the entry point needs no shell")
