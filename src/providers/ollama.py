@@ -1,8 +1,10 @@
 """Models served by Ollama."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import ollama
 from genkit import Plugin
 from genkit.plugin_api import ModelConfig
@@ -29,6 +31,7 @@ class _Ollama(Ollama):
 
     def __init__(self, settings: Settings) -> None:
         self._connections = configure_httpx_defaults(settings)
+        self._connections["event_hooks"]["response"].append(_check_status)
         super().__init__(server_address=settings.ollama_base_url)
 
     def _make_client(self, headers: dict[str, str] | None = None) -> ollama.AsyncClient:
@@ -43,7 +46,7 @@ class _Client(ollama.AsyncClient):
     """Notices answers that end early, which the plugin takes for whole ones."""
 
     async def chat(self, *arguments: Any, **options: Any) -> Any:
-        """As the SDK's. Raises ollama.ResponseError, at once or from the stream, for an answer without its end."""
+        """As the SDK's. Raises ValueError, at once or from the stream, for an answer without its end."""
         answer: Any = await super().chat(*arguments, **options)
         if options.get("stream"):
             return _checked_stream(answer)
@@ -61,6 +64,13 @@ async def _checked_stream(chunks: AsyncIterator[ollama.ChatResponse]) -> AsyncIt
 
 def _check_end(last: ollama.ChatResponse | None) -> None:
     if last is None or not last.done:
-        raise ollama.ResponseError("the answer ended early", 502)
+        raise ValueError("the answer ended early")
     if last.done_reason == "length":
         mark_truncated()
+
+
+async def _check_status(response: httpx.Response) -> None:
+    """Raise the SDK's error for a failure with any body: the SDK itself stumbles over JSON that is no object."""
+    if response.is_error:
+        await response.aread()
+        raise ollama.ResponseError(json.dumps({"error": response.text}), response.status_code)

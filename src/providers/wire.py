@@ -2,10 +2,13 @@
 
 The SDKs split streams by httpx' `aiter_lines`, which also splits at characters that may stand in a JSON string, and
 know only the shortest form of server-sent events. The escape of a lone surrogate makes them refuse the whole response.
+Genkit does not read why Gemini blocked a prompt.
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import cast
 
 import httpx
@@ -17,6 +20,7 @@ MAX_EVENT = 4 * 1024 * 1024  # bytes of one line or event
 # What `str.splitlines` splits at beside CR and LF (which no JSON string holds), as UTF-8 in Latin-1's characters.
 _SEPARATOR = re.compile("\xe2\x80\xa8|\xe2\x80\xa9|\xc2\x85|[\x0b\x0c\x1c-\x1e]")
 _LINE_END = re.compile("\r\n|\r|\n")
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"  # likewise; a stream of events may begin with one
 
 
 async def respell(response: httpx.Response) -> None:
@@ -31,10 +35,14 @@ async def respell(response: httpx.Response) -> None:
 class _Respelled(httpx.AsyncByteStream):
     def __init__(self, stream: httpx.AsyncByteStream, spell: "Spelling") -> None:
         self._stream = stream
-        self._spell = spell
+        self._pieces = self._respelled(spell())
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        spell = self._spell()
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        # OpenAI's SDK begins to iterate anew for what comes after the last event. httpcore would then read a connection
+        # that has ended again and again, without letting anything else run.
+        return self._pieces
+
+    async def _respelled(self, spell: "_Document | _Lines") -> AsyncIterator[bytes]:
         async for chunk in self._stream:
             for piece in spell.feed(chunk):
                 yield piece
@@ -56,7 +64,7 @@ class _Document:
         return ()
 
     def end(self) -> Iterable[bytes]:
-        return [replace_lone_escapes(b"".join(self._chunks))]
+        return [_with_reason(replace_lone_escapes(b"".join(self._chunks)))]
 
 
 class _Lines:
@@ -97,12 +105,15 @@ class _Events(_Lines):
     def __init__(self) -> None:
         super().__init__()
         self._data: list[str] = []
+        self._is_first = True
 
     def end(self) -> Iterable[bytes]:
         # An event that its blank line does not end is dropped, as the standard says: it may be half of one.
         return self._line("") if b"".join(self._waiting) == b"\r" else ()
 
     def _line(self, line: str) -> Iterable[bytes]:
+        if self._is_first:
+            line, self._is_first = line.removeprefix(_BYTE_ORDER_MARK), False
         if line:
             name, _, value = line.partition(":")
             if name == "data":
@@ -116,7 +127,19 @@ class _Events(_Lines):
 
 def _spelled(document: str) -> bytes:
     escaped = _SEPARATOR.sub(lambda match: f"\\u{ord(match[0].encode('latin-1').decode()):04x}", document)
-    return replace_lone_escapes(escaped.encode("latin-1"))
+    return _with_reason(replace_lone_escapes(escaped.encode("latin-1")))
+
+
+def _with_reason(document: bytes) -> bytes:
+    """Add a candidate to Gemini's response to a prompt that it blocks: Genkit reads reasons from candidates alone."""
+    if b'"promptFeedback"' not in document:
+        return document
+    with suppress(ValueError, RecursionError):
+        match json.loads(document):
+            case {"promptFeedback": {"blockReason": str()}} as response if not response.get("candidates"):
+                response["candidates"] = [{"finishReason": "PROHIBITED_CONTENT"}]
+                return json.dumps(response).encode()
+    return document
 
 
 Spelling = Callable[[], _Document | _Lines]

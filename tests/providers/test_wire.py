@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -45,7 +45,7 @@ def event_streams(draw: st.DrawFn) -> tuple[list[object], bytes]:
         lines += [draw(st.sampled_from(["data:", "data: "])) + line for line in text.split("\n")]
         lines += [*draw(FIELDS), ""]
     end = draw(LINE_ENDS)
-    return documents, "".join(line + end for line in lines).encode()
+    return documents, (draw(st.sampled_from(["", "\ufeff"])) + "".join(line + end for line in lines)).encode()
 
 
 @st.composite
@@ -106,6 +106,52 @@ def test_a_document_is_read_whole(text: str, data: st.DataObject) -> None:
     body = json.dumps([text]).encode()
     [line] = lines_read("application/json", data.draw(chunked(body)))
     assert json.loads(line) == [well_formed(text)]
+
+
+def test_who_iterates_anew_gets_what_is_left() -> None:
+    """As OpenAI's SDK does after the last event; an end that is read twice would block the event loop for ever."""
+
+    async def scenario() -> list[list[bytes]]:
+        response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+        await respell(response)
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        first = await anext(aiter(stream))
+        return [[first], [piece async for piece in stream], [piece async for piece in stream]]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\ndata: 2\n\n"
+        yield b"data: 3\n\n"
+
+    assert asyncio.run(scenario()) == [[b"data: 1\n\n"], [b"data: 2\n\n", b"data: 3\n\n"], []]
+
+
+BLOCKED = {"promptFeedback": {"blockReason": "SAFETY"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "reasons"),
+    [
+        (BLOCKED, ["PROHIBITED_CONTENT"]),
+        ({**BLOCKED, "candidates": []}, ["PROHIBITED_CONTENT"]),
+        ({**BLOCKED, "candidates": [{"finishReason": "STOP"}]}, ["STOP"]),
+        ({"promptFeedback": {"safetyRatings": []}}, []),
+        ({"promptFeedback": {}, "candidates": [{"finishReason": "STOP"}]}, ["STOP"]),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["application/json", "text/event-stream"])
+def test_a_prompt_that_gemini_blocks_has_a_reason(media_type: str, document: Any, reasons: list[str]) -> None:
+    text = json.dumps(document)
+    body = f"data: {text}\n\n" if media_type == "text/event-stream" else text
+    found = json.loads(lines_read(media_type, [body.encode()])[0].removeprefix("data: "))
+    assert [candidate["finishReason"] for candidate in found.get("candidates", [])] == reasons
+    assert found["promptFeedback"] == document["promptFeedback"]
+
+
+@pytest.mark.parametrize(
+    "text", ['["promptFeedback"]', '"promptFeedback"', '{"promptFeedback": null}', '{"promptFeedback"']
+)
+def test_what_only_looks_like_a_blocked_prompt_stays_as_it_is(text: str) -> None:
+    assert lines_read("application/json", [text.encode()]) == [text]
 
 
 def test_other_types_stay_as_they_are() -> None:
