@@ -180,7 +180,7 @@ class TimedOut(ServiceError):
 
 
 class UpstreamTimedOut(TimedOut):
-    """The provider, or a proxy in front of it, gave up by itself (408, 504)."""
+    """The provider waited too long for the request (408), which no content causes; its own timeout is TimedOut."""
 
     by_content = False
 

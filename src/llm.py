@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -73,8 +74,13 @@ class LlmCall:
         """Take over what the response tells."""
         self.finish_reason = str(response.finish_reason or "")
         if response.usage is not None:
-            self.input_tokens = int(response.usage.input_tokens or 0)
-            self.output_tokens = int(response.usage.output_tokens or 0)
+            self.input_tokens = _tokens(response.usage.input_tokens)
+            self.output_tokens = _tokens(response.usage.output_tokens)
+
+
+def _tokens(count: float | None) -> int:
+    """Return a provider's count, or 0 where it is none: metrics and spans refuse others, and would lose the answer."""
+    return int(count) if count is not None and 0 <= count < 2**63 else 0
 
 
 # Encloses a call; what it gets is filled in before it ends.
@@ -298,7 +304,8 @@ def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = 
 
     Raises:
         ContentBlocked: the model or a safety filter refused.
-        UpstreamTimedOut: the provider itself ran into its deadline.
+        TimedOut: the provider ran into its own deadline.
+        UpstreamTimedOut: the provider waited too long for the request.
         RequestRejected: the provider refused the request as invalid.
         AnswerUnusable: an answer that breaks the schema, an empty one, one that can't be read, or a stream that ended
             without saying why.
@@ -307,13 +314,13 @@ def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = 
     if response.error is None and response.finish_reason in USABLE and response.text.strip():
         return
     _log_failure(response)
-    if response.finish_reason == FinishReason.BLOCKED or _is_refused_prompt(response):
+    if response.finish_reason == FinishReason.BLOCKED:
         raise ContentBlocked
     error = response.error
     if error is None or error.reason in BY_ANSWER or _is_unreadable(failure):
         raise AnswerUnusable
     if error.status == "DEADLINE_EXCEEDED":
-        raise UpstreamTimedOut
+        raise UpstreamTimedOut if _is_request_timeout(failure) else TimedOut
     if error.status in REJECTIONS:
         raise RequestRejected
     raise ModelFailed(upstream_wait=_upstream_wait(failure))
@@ -326,21 +333,22 @@ def _upstream_wait(failure: Exception | None) -> float:
 
 
 def _is_unreadable(failure: BaseException | None) -> bool:
-    """Whether a parser gave the answer up: too deep, or a kind of ValueError, which a bad certificate raises too."""
-    while failure is not None:
-        if isinstance(failure, ValueError | RecursionError):
-            return not isinstance(failure, OSError)
-        failure = failure.__cause__
-    return False
-
-
-def _is_refused_prompt(response: ModelResponse[Any]) -> bool:
-    """Gemini answers a prompt that it blocks with the tokens it read and no candidate; Genkit drops its reason."""
-    if response.error is not None and response.error.reason != RuntimeErrorReason.INVALID_OUTPUT:
+    """Whether the answer can't be read, or a plugin found nothing in it."""
+    if failure is None:
         return False
-    no_reason = response.finish_reason in (FinishReason.OTHER, FinishReason.UNKNOWN)
-    has_read = response.usage is not None and bool(response.usage.input_tokens)
-    return no_reason and has_read and not response.candidates and not response.text
+    if isinstance(failure, ValueError | RecursionError):  # a parser gave up
+        return not isinstance(failure, OSError)  # a bad certificate is a ValueError too
+    cause = failure.__cause__ or getattr(failure, "cause", None)
+    if cause is not None:
+        return _is_unreadable(cause)
+    return isinstance(failure, GenkitError) and failure.status == "INTERNAL"  # a plugin's own, not one of its SDK
+
+
+def _is_request_timeout(failure: BaseException | None) -> bool:
+    """Whether the provider's status was 408, of which Genkit makes the same as of 504."""
+    cause = failure.__cause__ if failure is not None else None
+    # SDKs have it as the one or the other.
+    return HTTPStatus.REQUEST_TIMEOUT in (getattr(cause, "status_code", None), getattr(cause, "code", None))
 
 
 def _log_failure(response: ModelResponse[Any]) -> None:

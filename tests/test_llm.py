@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from src.errors import (
     TimedOut,
     UpstreamTimedOut,
 )
-from src.llm import MAX_TOOL_ROUNDS, Llm
+from src.llm import MAX_TOOL_ROUNDS, Llm, LlmCall
 from src.prompt import PROMPTS, CallerText, PromptFile
 from src.schemas import RpgCharacter
 from src.util.rate import Rate
@@ -103,17 +104,15 @@ WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
         pytest.param(raising(GenkitError(status="UNAVAILABLE", message="x")), ModelFailed, id="upstream error"),
         pytest.param(raising(GenkitError(status="RESOURCE_EXHAUSTED", message="x")), ModelFailed, id="upstream 429"),
         pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), RequestRejected, id="upstream 400"),
-        pytest.param(
-            raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), UpstreamTimedOut, id="upstream 504"
-        ),
+        pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), TimedOut, id="upstream 504"),
         pytest.param(raising(ValueError("x")), AnswerUnusable, id="an answer that can't be read"),
         pytest.param(raising(RecursionError()), AnswerUnusable, id="an answer that is too deep"),
         pytest.param(calling_an_unknown_tool, AnswerUnusable, id="a tool that there is not"),
         pytest.param(raising(ssl.SSLCertVerificationError("x")), ModelFailed, id="a wrong certificate"),
         pytest.param(raising(RuntimeError("x")), ModelFailed, id="broken client"),
         pytest.param(answering("no", FinishReason.BLOCKED), ContentBlocked, id="blocked"),
-        pytest.param(answering("", FinishReason.OTHER, read=7), ContentBlocked, id="prompt blocked"),
-        pytest.param(answering("", FinishReason.UNKNOWN, read=7), ContentBlocked, id="prompt blocked, streamed"),
+        pytest.param(answering("", FinishReason.OTHER, read=7), AnswerUnusable, id="nothing, but the tokens it read"),
+        pytest.param(answering("", FinishReason.UNKNOWN, read=7), AnswerUnusable, id="a stream that broke off at once"),
         pytest.param(answering("", FinishReason.OTHER), AnswerUnusable, id="an answer of nothing at all"),
         pytest.param(answering(""), AnswerUnusable, id="empty"),
         pytest.param(answering(" \n"), AnswerUnusable, id="blank"),
@@ -128,15 +127,46 @@ def test_a_failed_call_raises(way: str, model: ModelFn, expected: type[ServiceEr
 
 
 CONTENT_CANNOT_CAUSE = {401, 403, 404, 408, 429}
+TIMEOUTS: dict[int, type[ServiceError]] = {408: UpstreamTimedOut, 504: TimedOut}
+
+
+class StatusError(Exception):
+    """A failure as the SDKs raise it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("x")
+        self.status_code = status
 
 
 @pytest.mark.parametrize("status", range(400, 600))
-def test_only_a_4xx_that_a_request_can_cause_is_blamed_on_its_caller(status: int) -> None:
-    error = wrap_http_error(RuntimeError("x"), status_code=status)
-    with pytest.raises((ModelFailed, TimedOut)) as raised:
+def test_only_a_timeout_and_a_4xx_that_a_request_can_cause_are_blamed_on_its_caller(status: int) -> None:
+    error = wrap_http_error(StatusError(status), status_code=status)
+    error.__cause__ = error.cause  # as plugins raise it
+    with pytest.raises(TIMEOUTS.get(status, ModelFailed)) as raised:
         asyncio.run(llm_over(raising(error)).text(*HELLO))
     failure: Any = raised.value
-    assert failure.by_content == (status < 500 and status not in CONTENT_CANNOT_CAUSE)
+    assert failure.by_content == (status == 504 or (status < 500 and status not in CONTENT_CANNOT_CAUSE))
+
+
+@pytest.mark.parametrize("count", [-1, float("inf"), float("nan"), None, 2.0**80])
+def test_a_count_of_tokens_that_is_none_is_no_failure(count: float | None) -> None:
+    seen: list[LlmCall] = []
+
+    @contextmanager
+    def watcher(call: LlmCall) -> Iterator[None]:
+        seen.append(call)
+        yield
+
+    async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
+        response = answer("aye")
+        response.usage = ModelUsage(input_tokens=count, output_tokens=7)
+        return response
+
+    ai = Genkit(model="test/model")
+    ai.define_model(name="test/model", fn=model)
+    llm = Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None, watchers=[watcher])
+    assert asyncio.run(llm.text(*HELLO)) == "aye"
+    assert (seen[0].input_tokens, seen[0].output_tokens) == (0, 7)
 
 
 @pytest.mark.parametrize("way", ["structured", "prompt file"])
@@ -273,6 +303,8 @@ BY_CONTENT = [
     pytest.param(answering(""), id="empty"),
     pytest.param(raising(GenkitError(status="INVALID_ARGUMENT", message="x")), id="a request the provider rejects"),
     pytest.param(raising(UnicodeDecodeError("utf-8", b"x", 0, 1, "x")), id="unreadable"),
+    pytest.param(raising(GenkitError(status="INTERNAL", message="No choices in completion.")), id="without choices"),
+    pytest.param(raising(GenkitError(status="DEADLINE_EXCEEDED", message="x")), id="the provider's own timeout"),
 ]
 
 
