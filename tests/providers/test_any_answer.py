@@ -24,7 +24,8 @@ from tests.providers.answers import (
 )
 from tests.providers.in_process import WAYS, InProcess
 
-EXAMPLES = settings(max_examples=80, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+MORE = settings(EXAMPLES, max_examples=140)
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -42,7 +43,7 @@ def service(provider: str) -> Iterator[InProcess]:
 
 
 def test_an_answer_of_any_kind_is_told_for_what_it_is(provider: str, service: InProcess) -> None:
-    EXAMPLES(given(cases(provider))(_checking(service)))()
+    MORE(given(cases(provider))(_checking(service)))()
 
 
 def test_no_answer_is_made_of_anything_else(provider: str, service: InProcess) -> None:
