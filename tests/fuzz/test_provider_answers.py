@@ -8,6 +8,9 @@ from tests.fuzz.conftest import Hunt
 from tests.providers.answers import FORMATS, cases, failing_statuses, no_answers
 from tests.providers.in_process import InProcess
 
+# Google's SDK warns of reasons that it does not know, and pytest would make a failure of that.
+pytestmark = pytest.mark.filterwarnings("ignore:A_NEW_ONE:UserWarning")
+
 
 @pytest.fixture(scope="module", params=FORMATS)
 def provider(request: pytest.FixtureRequest) -> str:

@@ -389,6 +389,7 @@ TEXTS = st.text(
     max_size=14,
 ) | st.sampled_from(["data: [DONE]\n\n", '{"done": true}', "```json\n{}\n```", "Ahoy!"])
 AROUND = [("", ""), ("```json\n", "\n```"), ("Here it is: ", ""), ("", "\n\nAnything else?"), ("\ufeff", "")]
+ARGUMENTS = [None, "{}", "{}", "{}", None, None, None, "{"]  # of a tool
 RARELY = st.sampled_from([False] * 9 + [True])
 SPELLINGS = st.booleans()  # whether a JSON document is written in ASCII
 
@@ -434,9 +435,7 @@ def answers(draw: st.DrawFn, provider: str, way: str) -> Answer:
         blocked=provider != "ollama" and draw(RARELY),
         error=draw(RARELY),
         ends_apart=draw(st.booleans()),
-        asks_tool=draw(st.sampled_from([None, "{}", "{}", "{}", None, None, None, "{"]))
-        if way == "structured"
-        else None,
+        asks_tool=draw(st.sampled_from(ARGUMENTS)) if way == "structured" else None,
     )
 
 
