@@ -83,7 +83,8 @@ class Drain:
 
         It raises ShuttingDown when new work is refused: nobody knows whether the rest will ever come.
         """
-        self.check()
+        if self.has_begun:
+            self.check()
         return Receiving(self._receiving)
 
     def enter(self) -> None:

@@ -87,17 +87,12 @@ class OperationEndpoint:
             await response.fail(scope, send, failure)
 
     async def _send_output(self, input: BaseModel, receive: Receive, send: Send) -> None:
-        use: CacheUse | None = CacheUse.HIT
-
-        def note(how: CacheUse) -> None:
-            nonlocal use
-            use = how
-
         result = self._runner.kept(self._operation, input)
+        uses = [CacheUse.HIT]
         if result is None:
-            use = None
-            result = await while_connected(receive, self._runner.run(self._operation, input, note))
-        headers = {"cache-status": f"flow-cache; {use}"} if self._tells_cache and use else {}
+            uses.clear()
+            result = await while_connected(receive, self._runner.run(self._operation, input, uses.append))
+        headers = {"cache-status": f"flow-cache; {uses[-1]}"} if self._tells_cache and uses else {}
         if result.marks.truncated:
             headers |= TRUNCATED
         await send_response(send, HTTPStatus.OK, JSON, result.encoded(_to_json), headers)
@@ -122,14 +117,15 @@ class BrokenOff(Exception):
 
 async def read_body(receive: Receive) -> bytes:
     """Read the whole body of a request. Raises BrokenOff where it has no end."""
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise BrokenOff
-        chunks.append(message.get("body", b""))
+        body: bytes = message.get("body", b"")
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return b"".join((*chunks, body)) if chunks else body
+        chunks.append(body)
 
 
 def parse_input(model: type[InputT], body: bytes) -> InputT:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from src.cache import CacheUse, FlowCache
 from src.caller import current_caller
-from src.drain import Drain, Receiving
+from src.drain import Drain
 from src.errors import as_service_error
 from src.flows import Flows
 from src.marks import Marks, collecting_marks
@@ -70,6 +70,9 @@ class Runner:
         model: The LLM's name, part of the cache's keys.
         cache: Of the results of operations that may be cached; None: no operation is.
         drain: Refuses work, and ends it, when the process stops.
+
+    Attributes:
+        receiving: Makes a context manager for the wait for a request's body, see `Drain.receiving`.
     """
 
     def __init__(self, ai: Genkit, flows: Flows, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
@@ -80,6 +83,7 @@ class Runner:
         self._model = model
         self._cache = cache
         self._drain = drain
+        self.receiving = drain.receiving
 
     def kept(self, operation: Operation, input: BaseModel) -> Result | None:
         """The flow's result, if the cache has it: without waiting, or anything else that a wait takes.
@@ -129,10 +133,6 @@ class Runner:
         except Exception as error:
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
         return Result(result.response, marks, on_growth)
-
-    def receiving(self) -> Receiving:
-        """Make a context manager for the wait for a request's body; it raises ShuttingDown when the process stops."""
-        return self._drain.receiving()
 
     def check_accepting(self) -> None:
         """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""

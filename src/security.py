@@ -187,7 +187,6 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        response, send = guarded(scope, send)
         began = time.perf_counter()
         status, size = CLIENT_GONE, 0
 
@@ -202,6 +201,7 @@ class AccessLog:
         try:
             await self.app(scope, receive, counting)
         except Exception as error:
+            response, _ = guarded(scope, send)
             if not response.has_started:
                 status = as_service_error(error).http_status
             raise
@@ -424,9 +424,8 @@ class MaxBodySize:
                 await response.fail(scope, send, PayloadTooLarge() if too_long else PayloadTooLarge(TOO_MANY_PIECES))
             return {"type": "http.disconnect"}
 
-        async def unless_refused(message: Message) -> None:
-            if not refused:
-                await send(message)
+        def unless_refused(message: Message) -> Awaitable[None]:
+            return _nothing() if refused else send(message)
 
         try:
             await self.app(scope, counting, unless_refused)
@@ -436,6 +435,9 @@ class MaxBodySize:
 
     def _is_too_long(self, length: str) -> bool:
         return len(length) > MAX_LENGTH_DIGITS or (length.isdecimal() and int(length) > self._max_bytes)
+
+
+async def _nothing() -> None: ...
 
 
 class ExceptionHandler:

@@ -5,6 +5,7 @@ that may be on its way already. So a short body is read to its end first (RFC 91
 """
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from starlette.types import Message, Receive, Scope
@@ -25,10 +26,10 @@ class UnreadBody:
         self._receive = receive
         self.is_untouched = True
 
-    async def receive(self) -> Message:
+    def receive(self) -> Awaitable[Message]:
         """For the app."""
         self.is_untouched = False
-        return await self._receive()
+        return self._receive()
 
     async def discard(self) -> None:
         """Read it to its end where the app has not begun to; a long or a slow one, or one in many pieces, is left."""
