@@ -46,7 +46,7 @@ def rooms_graph() -> str:
     """
     lines = [_room(room) for room in ROOMS if room not in {*SHARED, *ALL_SEEING}]
     lines += [f'"{one}" -> "{other}"' for one, other in sorted(reduced(arrows()))]
-    lines += [_group("looks at all of them", ALL_SEEING), _group("used by all of them", SHARED)]
+    lines += [_group("imports all of them", ALL_SEEING), _group("imported by all of them", SHARED)]
     return _graph(lines, "rankdir=TB; ranksep=0.35; nodesep=0.3")
 
 
@@ -63,7 +63,7 @@ def _group(label: str, rooms: Sequence[str]) -> str:
 
 
 def _room(room: str) -> str:
-    fill = ', fillcolor="#fff3e0", color="#ef6c00"' if room == "Yours" else ""
+    fill = ', fillcolor="#fff3e0", color="#ef6c00"' if room == "Your code" else ""
     rows = "".join(f'<tr><td align="left"><font point-size="11">{name}</font></td></tr>' for name in ROOMS[room])
     title = f"<tr><td><b>{escape(room)}</b></td></tr>"
     return f'"{room}" [label=<<table border="0" cellspacing="0" cellpadding="1">{title}{rows}</table>>{fill}];'

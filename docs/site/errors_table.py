@@ -10,7 +10,7 @@ from src.errors import ServiceError
 
 def errors_table() -> str:
     """A row a failure: what happened, and what each protocol says of it."""
-    head = ("What happened", "REST", "gRPC", "`type` over REST")
+    head = ("Failure", "REST", "gRPC", "`type` over REST")
     return table(head, (_row(kind) for kind in failures()))
 
 
@@ -23,7 +23,7 @@ def failures(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceEr
 
 
 def _row(kind: type[ServiceError]) -> tuple[str, ...]:
-    what = "A bug of ours" if kind is ServiceError else summary(kind)
+    what = "Internal error" if kind is ServiceError else summary(kind)
     waits = inspect.signature(kind).parameters.get("retry_after")
     is_told_when = waits is not None and waits.default is inspect.Parameter.empty
     status, wait = (", `Retry-After`", ", RetryInfo") if is_told_when else ("", "")

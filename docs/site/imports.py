@@ -8,9 +8,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # A room is one concern. A package stands for all its modules that no other room names.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "Start": ("__main__", "main", "asgi", "service", "in_flight", "app_init"),
-    "Watching": ("observability",),
-    "The chain": ("security",),
+    "Start-up": ("__main__", "main", "asgi", "service", "in_flight", "app_init"),
+    "Telemetry": ("observability",),
+    "Middleware chain": ("security",),
     "REST": ("rest", "rest_endpoints"),
     "gRPC": (
         "grpc_server",
@@ -24,8 +24,8 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "Rate limit": ("rate_limit",),
     "Running a flow": ("runner", "cache", "drain"),
-    "Yours": ("operations", "flows", "schemas"),
-    "The LLM's guards": (
+    "Your code": ("operations", "flows", "schemas"),
+    "LLM guards": (
         *("llm", "prompt", "marks", "request_guard", "json_format", "bulkhead", "circuit_breaker", "image_fetch"),
     ),
     "Providers": ("providers", "connection"),
@@ -38,11 +38,11 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "Settings": ("config", "providers.rows"),
     "Errors": ("errors",),
-    "Small parts": ("responses", "caller", "util"),
+    "Utilities": ("responses", "caller", "util"),
 }
 # Arrows from these to all others, and from all others to those, would hide the rest.
-ALL_SEEING = ("Watching",)
-SHARED = ("Logs", "Settings", "Errors", "Small parts")
+ALL_SEEING = ("Telemetry",)
+SHARED = ("Logs", "Settings", "Errors", "Utilities")
 
 
 def modules(package: Path = ROOT / "src") -> dict[str, Path]:

@@ -14,7 +14,7 @@ from src.grpc_server import SERVICE
 from src.operations import OPERATIONS, Operation
 
 LONGEST_EXAMPLE = 60  # characters of a field's default that an example still shows
-HEAD = ("Field", "Type", "Default", "Limits", "What it is")
+HEAD = ("Field", "Type", "Default", "Limits", "Description")
 LIMITS = {
     "minLength": "at least {} characters",
     "maxLength": "at most {:,} characters",
@@ -51,7 +51,7 @@ def _chapter(operation: Operation, answer: str) -> str:
             f"### {operation.name} {{ #{operation.name} }}",
             operation.flow.__doc__ or "",
             _commands(operation),
-            "Answer of the embedded model:",
+            "Response of the embedded model:",
             _block("text" if operation.streamed else "json", answer),
             "Input:",
             fields_table(operation.input),
