@@ -4,23 +4,24 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from src.observability.metrics import sweep_dead_workers
-from src.observability.metrics_server import MetricsServer
+from src.observability.metrics import expose, sweep_dead_workers
+from src.observability.metrics_server import MAX_CONNECTIONS, OPEN_METRICS, PLAIN_TEXT, MetricsServer
 from tests.ports import free_port
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\n\r\n"
 STEP = 0.2  # seconds
 
 
-def exposition(accept: str) -> tuple[bytes, str]:
-    return f"# for {accept}\n".encode(), "text/plain"
+def exposition(content_type: str) -> bytes:
+    return f"# as {content_type}\n".encode()
 
 
 @asynccontextmanager
@@ -43,14 +44,36 @@ async def received(port: int, sent: bytes) -> bytes:
         writer.close()
 
 
-def test_a_scraper_gets_the_metrics_in_the_format_it_accepts() -> None:
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        pytest.param("", PLAIN_TEXT, id="none"),
+        pytest.param("*/*", PLAIN_TEXT, id="any"),
+        pytest.param("text/plain;version=0.0.4", PLAIN_TEXT, id="plain text"),
+        pytest.param("application/openmetrics-text", OPEN_METRICS, id="OpenMetrics"),
+        pytest.param("application/openmetrics-text; version=1.0.0; q=0.5,*/*", OPEN_METRICS, id="its version"),
+        pytest.param("application/openmetrics-text;version=9.0.0", PLAIN_TEXT, id="a version of later"),
+        pytest.param("application/openmetrics-text;version=zzz", PLAIN_TEXT, id="no version at all"),
+        pytest.param("application/openmetrics-text;version=" + "1" * 5000, PLAIN_TEXT, id="a long version"),
+        pytest.param("application/openmetrics-text;version=1.0.0\nx: y", PLAIN_TEXT, id="a line feed"),
+    ],
+)
+def test_a_scraper_gets_the_metrics_in_a_format_that_it_accepts(accept: str, content_type: str) -> None:
     async def run() -> bytes:
         async with listening() as port:
-            return await received(port, GET)
+            return await received(port, f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())
 
     head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n")
-    assert body == b"# for  text/plain\n"
+    assert head.startswith(f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length:".encode())
+    assert body == f"# as {content_type}\n".encode()
+
+
+@pytest.mark.parametrize(("content_type", "last_line"), [(PLAIN_TEXT, b""), (OPEN_METRICS, b"# EOF")])
+def test_both_formats_can_be_made(
+    content_type: str, last_line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    assert expose(content_type).strip().endswith(last_line)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +99,7 @@ def test_any_other_connection_ends_in_time(sent: bytes, answer: bytes) -> None:
 
 def test_a_client_that_does_not_read_is_cut_off() -> None:
     async def run() -> None:
-        async with listening(lambda _: (b"a" * 50_000_000, "text/plain")) as port:
+        async with listening(lambda _: b"a" * 50_000_000) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
             writer.write(GET)
             await asyncio.sleep(5 * STEP)
@@ -87,24 +110,37 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
     asyncio.run(run())
 
 
-def test_idle_connections_keep_no_scraper_out() -> None:
+def test_idle_connections_keep_no_scraper_out_and_the_oldest_of_too_many_are_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def run() -> None:
         async with listening(step_seconds=30) as port:
             idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
             assert (await received(port, GET)).startswith(b"HTTP/1.1 200")
+            evicted = [reader for reader, _ in idle[: 300 + 1 - MAX_CONNECTIONS]]
+            await asyncio.wait_for(asyncio.gather(*map(ended, evicted)), 10)
+            assert (await received(port, GET)).startswith(b"HTTP/1.1 200")
+            assert not any(reader.at_eof() for reader, _ in idle[300 + 1 - MAX_CONNECTIONS :])
             for _, writer in idle:
                 writer.close()
 
     asyncio.run(run())
+    assert not caplog.records
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Return when the server has closed the connection."""
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
 
 
 def test_the_loop_goes_on_while_the_text_is_made() -> None:
-    def slow(_accept: str) -> tuple[bytes, str]:
+    def slow(_content_type: str) -> bytes:
         time.sleep(0.5)
-        return b"", "text/plain"
+        return b""
 
     async def run() -> float:
-        async with listening(slow) as port:
+        async with listening(slow, step_seconds=30) as port:
             scrape = asyncio.create_task(received(port, GET))
             longest = 0.0
             while not scrape.done():
@@ -117,8 +153,49 @@ def test_the_loop_goes_on_while_the_text_is_made() -> None:
     assert asyncio.run(run()) < 0.4
 
 
+def test_a_scraper_waits_no_longer_than_the_limit() -> None:
+    released = threading.Event()
+
+    def hanging(_content_type: str) -> bytes:
+        released.wait(30)
+        return b""
+
+    async def run() -> list[bytes]:
+        async with listening(hanging) as port:
+            try:
+                return await asyncio.gather(*(received(port, GET) for _ in range(8)))
+            finally:
+                released.set()
+
+    assert [answer.split(b"\r\n")[0] for answer in asyncio.run(run())] == [b"HTTP/1.1 503 Service Unavailable"] * 8
+
+
+def test_scrapers_who_ask_at_the_same_time_share_one_text_and_none_ends_it_for_the_others() -> None:
+    made: list[str] = []
+    released = threading.Event()
+
+    def slow(content_type: str) -> bytes:
+        made.append(content_type)
+        released.wait(30)
+        return b"text"
+
+    async def run() -> None:
+        server = MetricsServer(slow)
+        leaving, *staying = [asyncio.create_task(server._exposed(PLAIN_TEXT)) for _ in range(8)]
+        other = asyncio.create_task(server._exposed(OPEN_METRICS))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        released.set()
+        assert await asyncio.gather(*staying, other) == [b"text"] * 8
+        assert await server._exposed(PLAIN_TEXT) == b"text"
+
+    asyncio.run(run())
+    assert sorted(made) == sorted([PLAIN_TEXT, OPEN_METRICS, PLAIN_TEXT]), "one for all, and a new one for the next"
+
+
 def test_a_failure_is_a_500_without_its_reason() -> None:
-    def failing(_accept: str) -> tuple[bytes, str]:
+    def failing(_content_type: str) -> bytes:
         raise ValueError("secret")
 
     async def run() -> bytes:

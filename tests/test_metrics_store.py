@@ -15,7 +15,7 @@ from tests.ports import free_port
 JOIN = """
 import os, sys
 from src.observability.metrics_store import join_store
-lock = join_store(int(sys.argv[1]))
+store = join_store(int(sys.argv[1]))
 print(os.environ["PROMETHEUS_MULTIPROC_DIR"], flush=True)
 sys.stdin.read()
 """
@@ -45,6 +45,21 @@ def test_the_first_worker_empties_it_and_the_others_do_not() -> None:
     anew, _ = worker(port)
     with anew:
         assert not (directory / "counter_1.db").exists()
+
+
+def test_one_worker_at_a_time_has_the_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # set by what follows, and put back
+    first, second = join_store(1), join_store(1)
+    with first.lock, second.lock:
+        assert (first.is_first, second.is_first) == (True, False)
+        lock = first.lock_port()
+        assert lock is not None
+        with lock:
+            assert second.lock_port() is None
+        taken_over = second.lock_port()
+        assert taken_over is not None
+        taken_over.close()
 
 
 def test_a_link_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.observability.metrics_server.MAX_CONNECTIONS",
             "",
             ("the oldest is closed", NONE),
-            "tests/test_metrics_server.py::test_idle_connections_keep_no_scraper_out",
+            "tests/test_metrics_server.py::test_idle_connections_keep_no_scraper_out_and_the_oldest_of_too_many_are_closed",
         ),
         Bound(
             "A request's head",
@@ -259,10 +259,10 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/test_metrics_server.py::test_any_other_connection_ends_in_time",
         ),
         Bound(
-            "A request to arrive, and its response to leave",
+            "A request to arrive, the metrics to be read, and the response to leave, each",
             "src.observability.metrics_server.STEP_SECONDS",
             "seconds",
-            ("the connection is closed", NONE),
+            ("the connection is closed; 503 while the metrics are read", NONE),
             "tests/test_metrics_server.py::test_a_client_that_does_not_read_is_cut_off",
         ),
     ),

@@ -16,17 +16,20 @@ from typing import IO, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.cache import CacheStats, FlowCache
 from src.circuit_breaker import BreakerStats, CircuitBreaker, State
+from src.config import ConfigError
 from src.errors import as_service_error
 from src.grpc_hooks import PROBE_METHODS, Rpc, RpcHook
 from src.llm import LlmCall
 from src.observability.log_writer import stderr_writer
-from src.observability.metrics_server import MetricsServer
+from src.observability.metrics_server import OPEN_METRICS, MetricsServer
+from src.observability.metrics_store import MetricsStore
 from src.operations import OPERATIONS
 from src.rate_limit import BucketStats, BucketStore
 from src.util.probes import PROBE_PATHS
@@ -60,13 +63,14 @@ class Metrics:
     Args:
         model: The LLM's name.
         watched: What is sampled.
-        store: The lock on the workers' files, held as long as this lives.
+        store: Where the workers add up what they count.
     """
 
-    def __init__(self, *, model: str, watched: Watched, store: IO[bytes]) -> None:
+    def __init__(self, *, model: str, watched: Watched, store: MetricsStore) -> None:
         registry = CollectorRegistry()  # unread: the files are
         self._store = store
-        self._directory = Path(store.name).parent
+        self._port_lock: IO[bytes] | None = None  # held while this process listens
+        self._has_warned = False
         self._model = model
         self._watched = watched
         self._requests = Histogram(
@@ -172,39 +176,62 @@ class Metrics:
 
     @asynccontextmanager
     async def served(self, host: str, port: int) -> AsyncIterator[None]:
-        """Sample, and serve at this address, for as long as the process does."""
-        sampling = asyncio.create_task(self._keep_sampling(host, port))
+        """Sample, and serve at this address, for as long as the process does.
+
+        Raises:
+            ConfigError: the service's first worker can't listen there. A worker that joins others, or takes the
+                place of one, leaves the service up.
+        """
+        server = MetricsServer(expose)
+        if self._store.is_first:
+            try:
+                await self._listen(server, host, port)
+            except OSError as error:
+                raise ConfigError(_why_not_listening(host, port, error)) from None
+        sampling = asyncio.create_task(self._keep_sampling(server, host, port))
         try:
             yield
         finally:
             sampling.cancel()
             await asyncio.gather(sampling, return_exceptions=True)
+            await server.close()
+            if self._port_lock is not None:
+                self._port_lock.close()  # after the port, which another worker takes over now
             self.sample()
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
-    async def _keep_sampling(self, host: str, port: int) -> None:
+    async def _listen(self, server: MetricsServer, host: str, port: int) -> None:
+        """Listen, unless this or another worker does."""
+        if self._port_lock is not None or (lock := self._store.lock_port()) is None:
+            return
+        try:
+            await server.listen(host, port)
+        except BaseException:
+            lock.close()
+            raise
+        self._port_lock = lock
+
+    async def _keep_sampling(self, server: MetricsServer, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
-        server = MetricsServer(expose)
         try:
             while True:
-                # One worker has the port; when it has gone, another takes it over.
-                await self._listen(server, host, port)
                 due = loop.time() + SAMPLE_SECONDS
                 await asyncio.sleep(SAMPLE_SECONDS)
                 self._loop_lag.set(max(0.0, loop.time() - due))
                 self.sample()
-                sweep_dead_workers(self._directory)
+                sweep_dead_workers(self._store.directory)
+                await self._take_over(server, host, port)
         except Exception as error:
             log.exception("metrics endpoint failed", exc_info=error)
-        finally:
-            await server.close()
 
-    async def _listen(self, server: MetricsServer, host: str, port: int) -> None:
+    async def _take_over(self, server: MetricsServer, host: str, port: int) -> None:
+        """Listen in the place of a worker that has gone. A stranger may have been faster: tell so, once."""
         try:
-            await server.listen(host, port)
+            await self._listen(server, host, port)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
+            if not self._has_warned:
+                log.warning("no metrics until the port is free", reason=_why_not_listening(host, port, error))
+            self._has_warned = True
 
     def sample(self) -> None:
         """Take over what the watched parts have counted since the last time."""
@@ -238,12 +265,18 @@ class Metrics:
         self._last_cache = now
 
 
-def expose(accept: str) -> tuple[bytes, str]:
-    """Return the metrics of all workers, in the format that the `Accept` header asks for, and its content type."""
+def expose(content_type: str) -> bytes:
+    """Return the metrics of all workers in this format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    generate = openmetrics.generate_latest if content_type == OPEN_METRICS else generate_latest
+    return generate(registry)
+
+
+def _why_not_listening(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"METRICS_PORT={port} (--metrics-port): the port is taken on {host}; choose another"
+    return f"METRICS_HOST={host!r} (--metrics-host): can't listen on {host} port {port}: {error.strerror}"
 
 
 def sweep_dead_workers(directory: Path) -> None:

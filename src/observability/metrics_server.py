@@ -8,7 +8,9 @@ import structlog
 
 MAX_CONNECTIONS = 32
 MAX_HEAD_BYTES = 8_192
-STEP_SECONDS = 5.0  # for a request head to arrive, and again for the response to leave
+STEP_SECONDS = 5.0  # for a request head to arrive, for the metrics to be read, and for the response to leave
+PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 log = structlog.get_logger(__name__)
 
@@ -19,13 +21,13 @@ class MetricsServer:
     A connection over the maximum takes the place of the oldest one, so idle ones can't keep a scraper out.
 
     Args:
-        exposition: Returns the metrics' text and its content type for an `Accept` header. It runs in a thread, one
-            call at a time.
+        exposition: Returns the metrics in the format of this content type. It runs in a thread, once at a time for
+            each format: scrapers that ask meanwhile get the same text.
     """
 
     def __init__(
         self,
-        exposition: Callable[[str], tuple[bytes, str]],
+        exposition: Callable[[str], bytes],
         *,
         max_connections: int = MAX_CONNECTIONS,
         step_seconds: float = STEP_SECONDS,
@@ -33,14 +35,13 @@ class MetricsServer:
         self._exposition = exposition
         self._max_connections = max_connections
         self._step_seconds = step_seconds
-        self._one_at_a_time = asyncio.Lock()
+        self._expositions: dict[str, asyncio.Task[bytes | None]] = {}  # those under way, by content type
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> None:
-        """Listen, unless it does already. Raises OSError, while another process has the port for example."""
-        if self._server is None:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
+        """Listen. Raises OSError, while another process has the port for example."""
+        self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
 
     async def close(self) -> None:
         """Close the port and all connections."""
@@ -54,7 +55,7 @@ class MetricsServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = asyncio.current_task()
         if len(self._open) > self._max_connections:
-            next(iter(self._open)).transport.abort()
+            self._evict_oldest()
         try:
             async with asyncio.timeout(self._step_seconds):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -65,26 +66,63 @@ class MetricsServer:
                 await writer.wait_closed()
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # the client left, took too long (TimeoutError is an OSError) or sent too much
+        except asyncio.CancelledError:
+            pass  # evicted or closed: asyncio logs a task of its server that ends cancelled as a failure
         finally:
-            del self._open[writer]
+            self._open.pop(writer, None)
             writer.transport.abort()
+
+    def _evict_oldest(self) -> None:
+        oldest = next(iter(self._open))
+        task = self._open.pop(oldest)
+        oldest.transport.abort()
+        if task is not None:
+            task.cancel()
 
     async def _response(self, head: str) -> bytes:
         request, *fields = head.split("\r\n")
         if not request.startswith("GET "):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, "allow: GET", b"")
-        accept = ",".join(value for name, _, value in (field.partition(":") for field in fields) if _is_accept(name))
+        content_type = _content_type(fields)
         try:
-            async with self._one_at_a_time:
-                body, content_type = await asyncio.to_thread(self._exposition, accept)
-        except Exception as error:
-            log.exception("metrics request failed", exc_info=error)
+            async with asyncio.timeout(self._step_seconds):
+                body = await self._exposed(content_type)
+        except TimeoutError:
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, "cache-control: no-store", b"")
+        if body is None:
             return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "cache-control: no-store", b"")
         return _response(HTTPStatus.OK, f"content-type: {content_type}", body)
 
+    async def _exposed(self, content_type: str) -> bytes | None:
+        """Join the exposition that is under way, or begin one. A client that leaves doesn't end it for the others."""
+        task = self._expositions.get(content_type)
+        if task is None:
+            task = self._expositions[content_type] = asyncio.create_task(self._expose(content_type))
+        return await asyncio.shield(task)
 
-def _is_accept(name: str) -> bool:
-    return name.strip().lower() == "accept"
+    async def _expose(self, content_type: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread(self._exposition, content_type)
+        except Exception as error:
+            log.exception("metrics request failed", exc_info=error)
+            return None
+        finally:
+            del self._expositions[content_type]
+
+
+def _content_type(fields: list[str]) -> str:
+    """Return OpenMetrics' if an `Accept` header names this format in its only version or none, else plain text's.
+
+    The library's own choice raises for versions that are no numbers, and repeats others in the response.
+    """
+    for name, _, value in (field.partition(":") for field in fields):
+        if name.strip().lower() != "accept":
+            continue
+        for media_type, *parameters in (each.lower().replace(" ", "").split(";") for each in value.split(",")):
+            versions = [parameter for parameter in parameters if parameter.startswith("version=")]
+            if media_type == "application/openmetrics-text" and versions in ([], ["version=1.0.0"]):
+                return OPEN_METRICS
+    return PLAIN_TEXT
 
 
 def _response(status: HTTPStatus, field: str, body: bytes) -> bytes:

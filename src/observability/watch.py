@@ -112,12 +112,12 @@ def build_watch(
         from src.observability.metrics_store import join_store
 
         try:
-            lock = join_store(settings.metrics_port)
+            store = join_store(settings.metrics_port)
         except OSError as error:
             exit_with(f"METRICS_PORT={settings.metrics_port}: no place for the counts of all workers: {error}")
         from src.observability.metrics import Measured, Metrics, Watched
 
-        metrics = Metrics(model=settings.model, watched=Watched(buckets, breaker, cache), store=lock)
+        metrics = Metrics(model=settings.model, watched=Watched(buckets, breaker, cache), store=store)
         watch.metrics = metrics
         watch.llm_calls.append(metrics.llm_call)
         watch.layers.append(lambda app: Measured(app, metrics))

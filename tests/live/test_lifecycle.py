@@ -142,6 +142,36 @@ def test_a_taken_grpc_port_stops_any_server(name: str, flags: list[str]) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "flags"), [("granian", []), ("uvicorn", []), ("hypercorn", []), ("gunicorn, 2 workers", ["--workers=1"])]
+)
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        pytest.param("127.0.0.1", "METRICS_PORT={} (--metrics-port): the port is taken on 127.0.0.1", id="taken port"),
+        pytest.param("192.0.2.1", "METRICS_HOST='192.0.2.1' (--metrics-host): can't listen", id="address of others"),
+    ],
+)
+def test_metrics_that_cant_be_served_stop_any_server(name: str, flags: list[str], host: str, reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = free_port()
+        number = str(taken.getsockname()[1])
+        settings = {"MODEL": "offline/demo", "HOST": "127.0.0.1", "PORT": str(port), "GRPC_PORT": str(free_port())}
+        done = subprocess.run(
+            [*(part.format(port=port) for part in COMMANDS[name]), *flags],
+            cwd=ROOT,
+            env={"PATH": "", **settings, "METRICS_HOST": host, "METRICS_PORT": number},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert done.returncode != 0
+    lines = (done.stdout + done.stderr).splitlines()
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert any(event.startswith(reason.format(number)) for event in events), events
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
     ("app", "reason"),
     [("lacks_an_extra", "needs the extra 'x', which is not installed"), ("has_a_bug", "can't start")],
 )

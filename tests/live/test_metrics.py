@@ -1,8 +1,14 @@
 """Metrics: exact, the same whichever worker answers, and none whose labels a client could make up."""
 
 import json
+import os
 import re
+import signal
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -118,6 +124,58 @@ def test_a_service_started_anew_counts_from_nothing() -> None:
             chats = {"http_route": "/chat"}
             samples = eventually(port, lambda found: value(found, "rate_limit_decisions_total") > 0)
             assert value(samples, "http_server_request_duration_seconds_count", **chats) == 1
+
+
+def test_when_the_worker_that_listens_is_killed_another_takes_over_and_a_stranger_is_told_of_once() -> None:
+    port = free_port()
+    with Service(COMMANDS["gunicorn, 2 workers"], METRICS_PORT=str(port)) as service:
+        service.output_with("service is up", 2)
+        os.kill(listener_of(port, service), signal.SIGKILL)
+        with taken_by_a_stranger(port):
+            service.output_with("no metrics until the port is free")
+        assert eventually_listening(port)
+        output = service.output()
+        lines = [json.loads(line) for line in output.splitlines() if "no metrics until" in line]
+        assert all(line["reason"].startswith(f"METRICS_PORT={port} (--metrics-port): ") for line in lines)
+        assert len(lines) <= 2, "once a worker"
+        assert service.process.poll() is None
+
+
+def listener_of(port: int, service: Service) -> int:
+    """Find the worker that listens at this port, by the inode of its socket."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [inode] = [row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"]
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+        with suppress(OSError):
+            if any(os.readlink(link) == f"socket:[{inode}]" for link in Path(f"/proc/{pid}/fd").iterdir()):
+                assert os.getsid(pid) == service.process.pid
+                return pid
+    raise AssertionError("nobody listens")
+
+
+@contextmanager
+def taken_by_a_stranger(port: int) -> Iterator[None]:
+    """Take the port as soon as it is free."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            stranger = socket.create_server(("127.0.0.1", port))
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+    with stranger:
+        yield
+
+
+def eventually_listening(port: int) -> Samples:
+    """The metrics, once a worker answers again."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return scraped(port)
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_by_default_there_are_none() -> None:
