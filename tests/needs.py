@@ -19,6 +19,8 @@ _PACKAGES = {
     "node": "nodejs",
     "npx": "npm",
     "openssl": "openssl",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
 }
 # Older versions lack curl's `--json` and `%header{}`, and can't run playwright.
 _MIN_VERSIONS = {"curl": (7, 84), "node": (18,)}
