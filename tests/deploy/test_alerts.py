@@ -53,9 +53,7 @@ def rpcs(code: str, method: str = RPC, **labels: str) -> str:
 
 
 def llm_calls(outcome: str, **labels: str) -> str:
-    return series(
-        "gen_ai_client_operation_duration_seconds_count", gen_ai_request_model="m", outcome=outcome, **labels
-    )
+    return series("gen_ai_client_operation_duration_seconds_count", gen_ai_request_model="m", outcome=outcome, **labels)
 
 
 def state(**labels: str) -> str:
@@ -285,7 +283,9 @@ FIRING = [
         {4: [], 8: [f"{LAG}@pod-1"]},
     ),
     Scenario("log lines are dropped for good", {dropped(): rate(30)}, {4: [], 15: [LOG]}),
-    Scenario("log lines were dropped in one burst", {dropped(): "0x20 5000x200"}, {10: [], 16: [LOG], 69: [LOG], 80: []}),
+    Scenario(
+        "log lines were dropped in one burst", {dropped(): "0x20 5000x200"}, {10: [], 16: [LOG], 69: [LOG], 80: []}
+    ),
     Scenario(
         "a worker is killed after the alert on its open circuit",
         {
