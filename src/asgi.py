@@ -1,4 +1,4 @@
-"""What ASGI servers load: `granian --interface asgi --factory src.asgi:create_app`, and likewise under any other.
+"""The factory for ASGI servers: `granian --interface asgi --factory src.asgi:create_app`, and likewise under any other.
 
 The settings come first, so that a wrong one is told before anything that takes long is imported.
 """

@@ -13,7 +13,7 @@ CLIENT_SHARE = 0.25
 
 
 def places_of_share(size: int, share: float) -> int:
-    """How many of so many places one client may hold: at least one."""
+    """Return the number of places that one client may hold: its share of them, at least one."""
     return max(1, min(size, int(size * share + 1e-9)))
 
 

@@ -26,7 +26,7 @@ MAX_TURNS = 1024  # callers whose probes are remembered while the circuit is not
 
 
 class State(StrEnum):
-    """Where the circuit stands."""
+    """The state of the circuit."""
 
     CLOSED = "closed"  # calls pass
     OPEN = "open"  # calls are refused
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerStats:
-    """What the breaker has seen since the process started.
+    """Counts since the process started.
 
     Attributes:
         failures: In a row, up to now.
@@ -92,7 +92,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """Where the circuit stands now."""
+        """The current state."""
         if self._open_until is None:
             return State.CLOSED
         if self._probe_until is None and self._clock() < self._open_until:

@@ -296,12 +296,12 @@ class Settings(BaseSettings):
 
     @property
     def rate_limit(self) -> Rate:
-        """What one client may ask."""
+        """The rate of one client."""
         return Rate.parse(self.rate_limit_default)
 
     @property
     def client_share(self) -> float:
-        """How much of any shared pool one client may hold."""
+        """The share of any pool that one client may hold, from 0 to 1."""
         return self.llm_max_per_client / self.llm_max_concurrency
 
     @property
@@ -335,7 +335,7 @@ class Settings(BaseSettings):
 
     @property
     def on_cloud_run(self) -> bool:
-        """Whether this is a container of Google Cloud Run."""
+        """True in a container of Google Cloud Run."""
         return bool(os.environ.get("K_SERVICE"))
 
     @property
@@ -478,7 +478,7 @@ class _Unvalidated(BaseSettings):
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether a setting holds a secret: never a flag (command lines are public), never shown."""
+    """Return True for a secret. It is never shown, and gets no flag, because command lines are public."""
     return "SecretStr" in str(field.annotation)
 
 

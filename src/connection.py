@@ -84,7 +84,7 @@ class _Reclaiming(httpcore.AsyncConnectionPool):
 
 
 def _is_known(connection: Any) -> bool:
-    """Whether the pool itself knows what to do with a connection that has no request."""
+    """Return True if the pool itself can reuse or close a connection without a request."""
     return bool(connection.is_available() or connection.is_idle() or connection.is_closed())
 
 

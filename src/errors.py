@@ -38,7 +38,7 @@ class ServiceError(Exception):
 
     @property
     def is_bug(self) -> bool:
-        """Whether this is none of the expected failures: worth a traceback in the log, and someone's attention."""
+        """True for a failure that is not expected: it is logged with a traceback and reported."""
         return type(self) is ServiceError
 
     def problem(self, request_id: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Rpc:
 
     @property
     def seconds(self) -> float:
-        """How long it has taken so far."""
+        """Seconds since the RPC began."""
         return time.perf_counter() - self.began
 
 
@@ -97,5 +97,5 @@ def current_rpc() -> Rpc:
 
 
 def caller_key(rpc: Rpc) -> str:
-    """Whose limits count for an RPC."""
+    """Return the key of the client whose limits apply to an RPC."""
     return share_key_at(rpc.client)

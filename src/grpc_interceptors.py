@@ -1,4 +1,4 @@
-"""What surrounds every RPC: one interceptor that runs the hooks, among them the log line and the rate limit."""
+"""One interceptor around every RPC, and the hooks that it runs, among them the log line and the rate limit."""
 
 import asyncio
 import inspect

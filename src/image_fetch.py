@@ -68,7 +68,7 @@ _CLOSED_IPV6 = tuple(
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to a host on the public internet, and is not another form of one that doesn't."""
+    """Return True for an address on the public internet, unless it embeds one that is not public."""
     if isinstance(address, IPv4Address):
         return not any(address in net for net in _CLOSED_IPV4)
     return address in _OPEN_IPV6 and not any(address in net for net in _CLOSED_IPV6)

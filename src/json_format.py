@@ -55,7 +55,7 @@ class _Reader:
         return self._read[1]
 
     def parse_chunk(self, chunk: ModelResponseChunk) -> object:
-        """What there is of an answer so far."""
+        """Parse the part of an answer that has arrived."""
         return self._lenient.parse_chunk(chunk)
 
 

@@ -64,7 +64,7 @@ MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 @dataclass(slots=True)
 class LlmCall:
-    """What is known of a call when it has ended."""
+    """Figures of one call, complete when it has ended."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -333,7 +333,7 @@ def _upstream_wait(failure: Exception | None) -> float:
 
 
 def _is_unreadable(failure: BaseException | None) -> bool:
-    """Whether the answer can't be read, or a plugin found nothing in it."""
+    """Return True if the answer can't be read, or a plugin found nothing in it."""
     if failure is None:
         return False
     if isinstance(failure, ValueError | RecursionError):  # a parser gave up
@@ -345,7 +345,7 @@ def _is_unreadable(failure: BaseException | None) -> bool:
 
 
 def _is_request_timeout(failure: BaseException | None) -> bool:
-    """Whether the provider's status was 408, of which Genkit makes the same as of 504."""
+    """Return True if the provider's status was 408, which Genkit maps like 504."""
     cause = failure.__cause__ if failure is not None else None
     # SDKs have it as the one or the other.
     return HTTPStatus.REQUEST_TIMEOUT in (getattr(cause, "status_code", None), getattr(cause, "code", None))

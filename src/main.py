@@ -66,7 +66,7 @@ def _flag(variable: str) -> str:
 
 
 def _seconds_to_stop(settings: Settings) -> int:
-    """When a server may use force: the app ends what it is doing itself when the grace is over."""
+    """Seconds after which a server may kill: the app itself ends its work when the grace is over."""
     return math.ceil(settings.shutdown_grace) + 1
 
 

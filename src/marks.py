@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Marks:
-    """How an answer came about.
+    """Marks of an answer that callers are told about.
 
     Attributes:
         truncated: The model's text was cut off at MAX_OUTPUT_TOKENS.

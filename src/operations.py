@@ -44,7 +44,7 @@ class Operation:
 
     @property
     def streamed(self) -> bool:
-        """Whether the answer comes in chunks: SSE over REST, a server stream over gRPC."""
+        """True if the answer comes in chunks: SSE over REST, a server stream over gRPC."""
         return self.text_field is not None
 
 

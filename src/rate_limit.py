@@ -26,7 +26,7 @@ MAX_KNOWN_CALLERS = 4096
 
 
 class Decision(NamedTuple):
-    """Whether a request may pass.
+    """The outcome of one request for a token.
 
     Attributes:
         remaining: Requests that could follow at once.
@@ -47,7 +47,7 @@ class BucketStats:
 
 
 class BucketStore(Protocol):
-    """Where the buckets are."""
+    """A store of token buckets."""
 
     def stats(self) -> BucketStats:
         """A snapshot, for metrics."""

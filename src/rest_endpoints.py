@@ -140,7 +140,7 @@ def parse_input(model: type[InputT], body: bytes) -> InputT:
 
 
 def is_json(content_type: bytes) -> bool:
-    """Whether it is declared as JSON. A page of another site can send anything else without asking, and no type."""
+    """Return True for a JSON media type. A page of another site can send other types, or none, without a preflight."""
     if content_type == JSON:
         return True
     media_type = content_type.partition(b";")[0].strip().lower()

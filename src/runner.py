@@ -48,7 +48,7 @@ class Result:
         return memory_of(self._output) + sum(RESULT_BYTES + len(form) for form in self._forms.values()) + RESULT_BYTES
 
     def encoded(self, encode: Callable[[Any], bytes]) -> bytes:
-        """What `encode` makes of the output; it must be the same function for the same form."""
+        """Return the output as `encode` makes it, and remember that form. One form needs one function."""
         form = self._forms.get(encode)
         if form is None:
             form = self._forms[encode] = encode(self._output)

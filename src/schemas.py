@@ -1,4 +1,4 @@
-"""What goes in and out of the flows: the one place of every default and every limit.
+"""The models of the flows' input and output: the one place of every default and every limit.
 
 Both protocols use these models. Every input field has a default, so `{}` and an empty protobuf message work.
 """
@@ -41,7 +41,7 @@ class HealthResponse(Schema):
 
 
 class Problem(Schema):
-    """What a failure over REST looks like (RFC 9457)."""
+    """Problem details of a failure over REST (RFC 9457)."""
 
     type: str = Field(description="Names the kind of failure: `urn:problem:...`, or `about:blank`.")
     title: str
@@ -59,7 +59,7 @@ class ValidationFailure(Schema):
 
 
 class ValidationFailures(Schema):
-    """What invalid input is answered with over REST: all that is wrong, in FastAPI's shape."""
+    """The body of a 422: every violation, in FastAPI's shape."""
 
     detail: list[ValidationFailure]
 
@@ -92,7 +92,7 @@ class TranslateRequest(Schema):
 
 
 class Translation(Schema):
-    """What the LLM is asked for; the rest of the answer is known already."""
+    """The part of the answer that the LLM has to give."""
 
     translated_text: str = Field(description="The translation.")
     confidence: Literal["high", "medium", "low"] = Field(description="How sure the translation is.")

@@ -253,7 +253,7 @@ class GZip:
 
 
 def accepts_gzip(scope: Scope) -> bool:
-    """Whether the client takes gzip; with a weight of 0 it forbids it (RFC 9110, 12.5.3)."""
+    """Return True if the client accepts gzip. A weight of 0 forbids it (RFC 9110, 12.5.3)."""
     accepted = first_header(scope["headers"], b"accept-encoding")
     if b"gzip" not in accepted:
         return False
@@ -270,7 +270,7 @@ def _is_zero(weight: bytes) -> bool:
 
 
 def may_be_compressed(start: Message) -> bool:
-    """Whether a client that takes gzip could get this response compressed: as Starlette decides it."""
+    """Return True if Starlette would compress this response for a client that accepts gzip."""
     if start["status"] == PARTIAL_CONTENT:
         return False
     headers = start.get("headers", ())
@@ -279,7 +279,7 @@ def may_be_compressed(start: Message) -> bool:
 
 @lru_cache(maxsize=64)
 def is_compressible(content_type: bytes) -> bool:
-    """Whether it is none of the types that Starlette leaves as they are."""
+    """Return True unless Starlette excludes the type from compression."""
     media_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
     if media_type.startswith("application/grpc+"):
         return False
@@ -326,7 +326,7 @@ class CORS:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether Starlette answers it itself (Fetch, CORS-preflight request)."""
+    """Return True for a CORS preflight (Fetch standard), which Starlette answers itself."""
     return scope["method"] == "OPTIONS" and has_header(scope["headers"], b"access-control-request-method")
 
 

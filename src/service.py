@@ -102,7 +102,7 @@ def build_cache(settings: Settings) -> FlowCache[Result] | None:
 
 
 class Service:
-    """What lives from start-up to shutdown of a process.
+    """The start-up and the shutdown of a process.
 
     Attributes:
         ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.

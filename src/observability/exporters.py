@@ -1,4 +1,4 @@
-"""Where spans go, by platform. Each function needs an extra of its own, and touches no network unless it says so."""
+"""Exporters of spans, one a platform. Each needs an extra; none touches a network unless its docstring says so."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""How a failed request appears in the log, whichever protocol it came by."""
+"""The log line of a failed request, the same for every protocol."""
 
 import structlog
 

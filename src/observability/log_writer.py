@@ -194,7 +194,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether a person reads stderr."""
+    """Return True if stderr is a terminal."""
     try:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed

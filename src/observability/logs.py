@@ -88,7 +88,7 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:
-    """What `logging.config.dictConfig` and the servers take: one handler at the root, none elsewhere.
+    """Return the configuration for `logging.config.dictConfig` and the servers: one handler, at the root.
 
     It is plain data, which a server can hand to the workers it starts; for the commands of the servers it stands in
     `logging.json`.
@@ -243,7 +243,7 @@ def _to_json(event: Any, **_: Any) -> str:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    """What no one caught, in a thread or as the program's last words, as a line of the log."""
+    """Log an exception that nothing caught, in a thread or at the end of the program."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error or kind(), traceback)
         return

@@ -1,4 +1,4 @@
-"""Where the worker processes of one service add up their metrics: files in a directory that they share."""
+"""The shared directory in whose files the worker processes of one service add up their metrics."""
 
 import errno
 import fcntl

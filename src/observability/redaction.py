@@ -1,4 +1,4 @@
-"""What must not be in a log.
+"""Removes secrets and credentials from log lines.
 
 Secrets, wherever they hide; the words of exceptions, which quote what people sent; and what a terminal would obey.
 """
@@ -131,7 +131,7 @@ def client_text(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """What somebody sent as one line of printable characters: each other one as Python writes it, as in `\\x1b`.
+    """Escape what is not printable, so that the text stays on one line: `\\x1b`.
 
     A log must not be where others write lines, or to a terminal (CWE-117 and CWE-150 of cwe.mitre.org).
     """

@@ -70,7 +70,7 @@ def report(error: BaseException, **tags: str) -> None:
 
 
 def stripped(event: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """What may leave of an event: no header, body, query, variable, message of an exception or known secret."""
+    """Return the event without headers, body, query, variables, messages of exceptions and known secrets."""
     kept: dict[str, Any] = {name: value for name, value in event.items() if name in KEPT}
     if "transaction" in kept:
         kept["transaction"] = client_text(kept["transaction"])

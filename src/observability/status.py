@@ -78,7 +78,7 @@ class Status:
         return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
     def snapshot(self) -> dict[str, Any]:
-        """What the page shows."""
+        """Return the figures of the page."""
         now = time.time()
         recent = [call for call in self._calls if call.at > now - WINDOW_SECONDS]
         per_second = [0] * WINDOW_SECONDS

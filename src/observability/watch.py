@@ -1,4 +1,4 @@
-"""What watches the service from outside: metrics and traces where they are on, and in debug the status page.
+"""Metrics and traces where they are on, and the status page in debug.
 
 What is off is not imported, and wraps nothing.
 """
@@ -100,7 +100,7 @@ def build_watch(
     breaker: "CircuitBreaker | None",
     cache: "FlowCache[Any] | None",
 ) -> Watch:
-    """What the settings turn on, and the traces where there are any."""
+    """Build the telemetry that the settings turn on."""
     watch = Watch(settings, traces=traces)
     if settings.debug:
         from src.observability.status import Status, StatusLayer

@@ -1,4 +1,4 @@
-"""Who the client is, and by which scheme it came: one rule for both protocols.
+"""Finds the client's address and scheme, by one rule for both protocols.
 
 The client is the TCP peer. Only a peer that is a trusted proxy may say otherwise, and of what it says the right-most
 address that is no trusted proxy itself counts: entries further left come from the client and can be anything.
@@ -39,7 +39,7 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def believes(self, peer: str) -> bool:
-        """Whether this peer's forwarding headers count."""
+        """Return True if this peer's forwarding headers count."""
         if not self._networks:
             return False
         address = parse_address(peer)

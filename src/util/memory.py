@@ -1,4 +1,4 @@
-"""How much memory a value takes."""
+"""Estimates the memory of a value."""
 
 import sys
 from typing import Any

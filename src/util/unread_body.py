@@ -1,4 +1,4 @@
-"""What a client is still sending when its answer is ready.
+"""Reads the rest of a request's body when the response is ready before it.
 
 A server whose app has not read a request's body closes the connection after the answer, and with it a next request
 that may be on its way already. So a short body is read to its end first (RFC 9112, 9.3).
@@ -47,7 +47,7 @@ class UnreadBody:
 
 
 def may_be_unread(scope: Scope) -> bool:
-    """Whether the request has a body, not declared as long, on a connection that it has for itself."""
+    """Return True for a request with a body that is not declared as long, on a connection of its own."""
     if scope.get("http_version", "1.1") > "1.1":
         return False
     for name, value in scope["headers"]:

@@ -144,7 +144,7 @@ DOWN, INSTANCE, ERRORS, RPC_ERRORS, LLM, CIRCUIT, SLOW, RATE, LAG, LOG = (
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens, and what fires.
+    """A course of events, and the alerts that fire.
 
     Attributes:
         name: Of the test.
@@ -168,13 +168,13 @@ FIRING = [
     Scenario("nothing was ever scraped", {}, {1: [], 3: [DOWN]}, on={}),
     Scenario(
         "all pods are gone from the targets",
-        {name: "1x20 stale" for name in (up(), up(instance="pod-2"))},
+        dict.fromkeys((up(), up(instance="pod-2")), "1x20 stale"),
         {10: [], 11: [], 13: [DOWN], 60: [DOWN]},
         on={},
     ),
     Scenario(
         "all pods stay targets and answer no scrape",
-        {name: "1x20 0x200" for name in (up(), up(instance="pod-2"))},
+        dict.fromkeys((up(), up(instance="pod-2")), "1x20 0x200"),
         {10: [], 11: [], 13: [DOWN], 60: [DOWN, f"{INSTANCE}@pod-1", f"{INSTANCE}@pod-2"]},
         on={},
     ),
@@ -431,7 +431,7 @@ def test_the_right_alerts_fire_and_no_others(scenario: Scenario, tmp_path: Path)
 
 
 def expected(name: str, firing: Sequence[str]) -> list[dict[str, Any]]:
-    """What promtool has to find of this alert where these fire."""
+    """Return the result that promtool has to find for this alert where these fire."""
     [rule] = [rule for rule in ALERTS if rule["alert"] == name]
     found = [alert.partition("@")[2] for alert in firing if alert.partition("@")[0] == name]
     return [

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,7 +81,7 @@ class Prometheus:
             return False
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an instant query finds."""
+        """Return the result of an instant query."""
         found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return found
 
@@ -155,7 +156,7 @@ def test_all_that_rules_and_dashboard_name_is_there_and_nothing_fires(upstream: 
         service.http.post("/translate", json={"text": "hello"})
         for query in queries():
             for selector in selectors(query):
-                prometheus.eventually(lambda selector=selector: prometheus.query(selector))
+                prometheus.eventually(partial(prometheus.query, selector))
                 for found in prometheus.query(selector):
                     assert labels(query) <= found["metric"].keys(), (query, found)
             prometheus.query(query)
@@ -172,7 +173,7 @@ def circuit_states(metrics_port: int) -> dict[int, float]:
     return {
         int(path.stem.rpartition("_")[2]): value
         for path in directory.glob("gauge_livemax_*.db")
-        for key, value, *_ in MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
+        for key, value, *_ in MmapedDict.read_all_values_from_file(path)
         if "circuit_breaker_state" in key
     }
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Verdict(Enum):
-    """What an answer is: how callers have to be told of it, and how often it counts for the circuit, asked twice."""
+    """The verdict on an answer: what callers get, and how often it counts for the circuit, asked twice."""
 
     WHOLE = ("ok", 0)
     TRUNCATED = ("truncated", 0)  # a text that was cut off at the limit of tokens
@@ -58,13 +58,13 @@ class Meant:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the whole document is there, and is what was asked for."""
+        """True if the document is whole and fits the schema."""
         return self.is_valid and len(self.text) >= len(self.before + self.document)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a provider has to tell.
+    """The facts that a provider has to send.
 
     Attributes:
         pieces: The text, as it is cut into parts or chunks.
@@ -326,12 +326,12 @@ class Case:
 
     @property
     def text(self) -> str:
-        """What the provider said."""
+        """Return the text that the provider sent."""
         return self.answer.text(apart=self.way == "stream" or not self.format.joins)
 
     @property
     def verdicts(self) -> frozenset[Verdict]:
-        """What may be made of it."""
+        """Return the verdicts that are allowed for it."""
         if self.played.status != 200:
             return frozenset({of_status(self.played.status)})
         verdict = self._verdict()
@@ -358,7 +358,7 @@ class Case:
 
 
 def of_status(status: int) -> Verdict:
-    """What an answer with this status of HTTP is."""
+    """Return the verdict on an answer with this HTTP status."""
     if status in (408, 504):
         return Verdict.GAVE_UP if status == 408 else Verdict.TIMED_OUT
     is_of_request = 400 <= status < 500 and status not in (401, 403, 404, 429)
@@ -421,7 +421,7 @@ def cut_into_pieces(draw: st.DrawFn, text: str) -> tuple[str, ...]:
 
 @st.composite
 def answers(draw: st.DrawFn, provider: str, way: str) -> Answer:
-    """What a provider may have to tell."""
+    """Generate the facts that a provider may send."""
     reasons = FORMATS[provider].reasons
     common = [reason for reason, meaning in reasons.items() if meaning in ("stop", "length")]
     meant = draw(meant_answers()) if way == "structured" else None

@@ -69,7 +69,7 @@ WAYS = {
 
 
 class Outcome(NamedTuple):
-    """What a caller was told.
+    """The outcome for a caller.
 
     Attributes:
         kind: `ok`, `truncated`, or the slug of the failure.
