@@ -39,10 +39,16 @@ def alerts() -> list[dict[str, Any]]:
 def alerts_table() -> str:
     """A row an alert."""
     rows = (
-        (code(rule["alert"]), rule["labels"]["severity"], rule["for"], rule["annotations"]["summary"])
+        (
+            f"[{code(rule['alert'])}](#{rule['alert'].lower()})",
+            rule["labels"]["severity"],
+            rule["for"],
+            rule["annotations"]["summary"],
+            rule["annotations"]["action"],
+        )
         for rule in alerts()
     )
-    return table(("Alert", "Severity", "After", "What has happened"), rows)
+    return table(("Alert", "Severity", "After", "What has happened", "What to do first"), rows)
 
 
 def panels() -> str:

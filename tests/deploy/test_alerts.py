@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 
-from docs.site.watching import GRAFANA, alerts
+from docs.site.watching import GRAFANA, ROOT, alerts
 from src.errors import ServiceError
 from src.observability.metrics import LATENCIES, ROUTES, RPCS
 from src.operations import OPERATIONS
@@ -485,3 +487,37 @@ def test_the_rules_name_values_that_labels_have() -> None:
     assert {name for name in counted if not re.fullmatch(methods, name)} == methods_called - {
         "genkit.sample.v1.GenkitService/Health"
     }
+
+
+@needs("promtool")
+def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
+    config = yaml.safe_load(block("rule_files:"))
+    [scrape] = config["scrape_configs"]
+    assert scrape["job_name"] == JOB
+    [discovery] = scrape.pop("kubernetes_sd_configs")  # which Debian's Prometheus is built without
+    assert discovery == {"role": "pod", "namespaces": {"names": [JOB]}}
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(RULES, tmp_path)
+    done = subprocess.run(
+        ["promtool", "check", "config", tmp_path / "prometheus.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_operator_gives_pods_the_job_that_the_rules_name() -> None:
+    deployment = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text())
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    monitor = yaml.safe_load(block("apiVersion: monitoring.coreos.com/v1"))["spec"]
+    assert labels[monitor["jobLabel"]] == JOB
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    [endpoint] = monitor["podMetricsEndpoints"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+
+
+def block(beginning: str) -> str:
+    """The one block of YAML on the page that begins so."""
+    page = (ROOT / "docs/deployment.md").read_text()
+    found: list[str] = re.findall(rf"```yaml\n({re.escape(beginning)}.*?)```", page, re.DOTALL)
+    assert len(found) == 1
+    return found[0]

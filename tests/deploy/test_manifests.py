@@ -29,6 +29,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLOUD_RUN = ROOT / "deploy" / "cloudrun"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+GRAFANA = ROOT / "deploy" / "grafana"
 
 SECONDS_BEYOND_GRACE = 2  # in which the process has ended after its grace
 CLOUD_RUN_SECONDS_TO_STOP = 10  # from SIGTERM to SIGKILL, all told
@@ -538,7 +539,7 @@ def test_one_command_of_the_page_replaces_every_placeholder(tmp_path: Path) -> N
     page = (ROOT / "docs" / "deployment.md").read_text()
     command = re.search(r"```bash\n(image=.*?)```", page, re.DOTALL)
     assert command is not None
-    for place in (CLOUD_RUN, KUBERNETES):
+    for place in (CLOUD_RUN, KUBERNETES, GRAFANA):
         shutil.copytree(place, tmp_path / "deploy" / place.name)
     subprocess.run(["bash", "-euo", "pipefail", "-c", command[1]], cwd=tmp_path, check=True, timeout=10)
     for path in sorted((tmp_path / "deploy").glob("*/*.yaml")):

@@ -28,8 +28,6 @@ from tests.standins.gemini import GeminiStandIn
 JOB = "hardened-genkit-service"
 SECONDS = 30.0  # within which Prometheus sees a change; it looks once a second
 
-pytestmark = needs("prometheus")
-
 
 class Prometheus:
     """Scrapes one service with the shipped rules; a context manager.
@@ -144,6 +142,7 @@ def test_the_queries_are_taken_apart() -> None:
     assert words == functions | {"and", "or"}, "a metric without a selector, or a new function"
 
 
+@needs("prometheus")
 def test_all_that_rules_and_dashboard_name_is_there_and_nothing_fires(upstream: GeminiStandIn, tmp_path: Path) -> None:
     port = free_port()
     with two_workers(upstream, port) as service, Prometheus(tmp_path, port) as prometheus:
@@ -178,6 +177,7 @@ def circuit_states(metrics_port: int) -> dict[int, float]:
     }
 
 
+@needs("prometheus")
 def test_a_killed_worker_takes_its_open_circuit_with_it_and_leaves_its_counts(
     upstream: GeminiStandIn, tmp_path: Path
 ) -> None:
