@@ -16,6 +16,7 @@ _PACKAGES = {
     "curl": "curl",
     "dot": "graphviz",
     "git": "git",
+    "nginx": "nginx",
     "node": "nodejs",
     "npx": "npm",
     "openssl": "openssl",

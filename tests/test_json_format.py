@@ -52,10 +52,10 @@ def test_surrogates_are_joined_or_replaced(wrap: str) -> None:  # Genkit leaves 
     assert read(JSON_FORMAT, answer) == {"\U0001f600": ["\U0001f600", "\ufffd", "\ufffd\ufffd"]}
 
 
-@pytest.mark.parametrize(
-    "wrap", ["```json\n{}\n```", "Here it is:\n{}", "{}\n\nAnything else?", "\u00a0{}", "\ufeff{}"]
+@given(
+    wrap=st.sampled_from(["```json\n{}\n```", "Here it is:\n{}", "{}\n\nAnything else?", "\u00a0{}", "\ufeff{}"]),
+    value=st.dictionaries(st.text(), JSON),
 )
-@given(value=st.dictionaries(st.text(), JSON))
 def test_an_object_among_words_is_found(wrap: str, value: dict[str, object]) -> None:
     assert read(JSON_FORMAT, wrap.replace("{}", json.dumps(value))) == value
 

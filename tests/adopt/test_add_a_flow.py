@@ -1,7 +1,9 @@
-"""The tutorial's new flow is really added, and answers over both protocols."""
+"""The tutorial's new flow is really added, and answers over both protocols.
+
+`test_bare_machine.py` adds it once more, and then runs the whole suite.
+"""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tests.ports import free_port
 PAGE = ROOT / "docs/add-a-flow.md"
 
 
-def test_every_step_works_as_shown_and_the_whole_suite_passes_after_them(tmp_path: Path) -> None:
+def test_every_step_works_as_shown(tmp_path: Path) -> None:
     """In a copy of this checkout, on free ports, without a network."""
     rest, grpc = str(free_port()), str(free_port())
     copy = repository(tmp_path / "copy")
@@ -22,10 +24,6 @@ def test_every_step_works_as_shown_and_the_whole_suite_passes_after_them(tmp_pat
     env = offline_env(tmp_path / "home", PORT=rest, GRPC_PORT=grpc)
     with Reader(copy, env, {"8080": rest, "50051": grpc}) as reader:
         reader.follow(steps_of(PAGE))
-    # Without the ports: the suite chooses its own.
-    env = {name: value for name, value in env.items() if name not in ("PORT", "GRPC_PORT")}
-    suite = subprocess.run(["./run.sh", "test"], cwd=copy, env=env, capture_output=True, text=True, timeout=580)
-    assert suite.returncode == 0, suite.stdout[-100_000:] + suite.stderr
 
 
 def test_what_the_page_says_of_its_length_is_true() -> None:

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.docs.checkout import repository
+from tests.docs.checkout import commit, repository
 from tests.live.service import Service
 from tools.rename import Names, Refused, rename
 
@@ -88,14 +88,9 @@ def services_of(channel: grpc.Channel) -> list[str]:
 def test_a_renamed_service_can_be_renamed_again(tmp_path: Path) -> None:
     """And back: nothing was lost on the way."""
     copy = repository(tmp_path / "copy")
-
-    def commit() -> None:
-        author = ("-c", "user.name=a", "-c", "user.email=a@localhost")
-        subprocess.run(["git", *author, "commit", "--quiet", "--all", "--message", "renamed"], cwd=copy, check=True)
-
     before = (copy / "README.md").read_text()
     rename(copy, NEW)
-    commit()
+    commit(copy)
     rename(copy, OLD)
     assert (copy / "README.md").read_text() == before
     assert (copy / "protos" / OLD.folder).is_dir()

@@ -25,7 +25,7 @@ from tempfile import TemporaryFile
 from typing import IO, Self
 
 FIRST_TERMINAL = "Terminal 1"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 _PARTS = re.compile(
     r"(?:^ *<!-- shown only: (?P<reason>[^\n]*?) -->\n\n?)?"

@@ -19,10 +19,16 @@ def repository(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    author = ("-c", "user.name=docs", "-c", "user.email=docs@localhost")
-    for arguments in (("init", "--quiet"), ("add", "--all"), (*author, "commit", "--quiet", "--message", "all")):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    commit(folder)
     return folder
+
+
+def commit(folder: Path) -> None:
+    """Commit all that is there."""
+    author = ("-c", "user.name=docs", "-c", "user.email=docs@localhost")
+    for arguments in (("add", "--all"), (*author, "commit", "--quiet", "--message", "all")):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
 
 
 def lend_environment(clone: Path) -> None:

@@ -1,6 +1,5 @@
 """Event streams through a real nginx with its defaults: each chunk at once, and no end while the model thinks."""
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,14 +9,14 @@ import httpx
 import pytest
 
 from tests.live.service import COMMANDS, Service
+from tests.needs import needs
 from tests.ports import free_port
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 READ_TIMEOUT = 1  # seconds; nginx's own is 60
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = needs("nginx")
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def nginx(service: Service, tmp_path: Path) -> Iterator[str]:
         f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port};"
         f"location / {{ proxy_pass {service.rest_url}; proxy_read_timeout {READ_TIMEOUT}s; }} }} }}"
     )
-    command = [str(NGINX), "-e", "stderr", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    command = ["nginx", "-e", "stderr", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
     with subprocess.Popen(command) as process:
         try:
             wait_until_up(f"http://127.0.0.1:{port}/health")
