@@ -122,7 +122,7 @@ def run_tests(checkout: Path, env: Mapping[str, str], *arguments: str) -> dict[s
 
 @pytest.fixture(scope="module")
 def skipped(adopted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the whole suite leaves out where there is Python alone, and why; the next tests keep it up to date."""
+    """The tests that the whole suite skips with Python alone, and why; the next tests keep it up to date."""
     return run_tests(adopted, newcomer(tmp_path_factory.mktemp("bare") / "home"))
 
 
