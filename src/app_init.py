@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from src.config import ConfigError, Settings
+from src.config import Settings
 from src.prompt import PROMPTS
 from src.providers.rows import PROVIDERS
 
@@ -30,15 +30,8 @@ def build_genkit(settings: Settings) -> "Genkit":
     """Genkit with the settings' model as its default. No network is touched before the first call.
 
     Logging has to be configured before, and Genkit closed: it logs, and sets up structlog, when it is constructed.
-
-    Raises:
-        ConfigError: the extra with the model's provider is not installed.
     """
     provider = PROVIDERS[settings.model_provider]
-    if provider.extra and find_spec(provider.package) is None:
-        raise ConfigError(
-            f"MODEL={settings.model!r} (--model): needs the extra {provider.extra!r}, which is not installed"
-        )
     from genkit import Genkit
     from genkit.model import ModelRef
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
@@ -22,6 +23,7 @@ from pydantic import (
     FilePath,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
@@ -32,6 +34,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from src.observability.log_writer import is_terminal, stderr_writer
 from src.providers.rows import PROVIDERS
 from src.util.rate import Rate
+from src.util.start_checks import check_client_authority, check_proxies, check_server_certificate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
@@ -212,6 +215,19 @@ class Settings(BaseSettings):
         False, description="Record no traces at all, not even in memory."
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_blanks_around(cls, value: Any, info: ValidationInfo) -> Any:
+        """Strip text, which may come from a file with a line end. Blank text is none."""
+        if not isinstance(value, str):
+            return value
+        value = value.strip()
+        if not value.isprintable():
+            raise ValueError("holds a character that can't be printed")
+        if value or info.field_name is None:
+            return value
+        return cls.model_fields[info.field_name].get_default(call_default_factory=True, validated_data=info.data)
+
     @field_validator("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca", mode="wrap")
     @classmethod
     def _path_that_the_system_takes(cls, value: Any, is_file: ValidatorFunctionWrapHandler) -> Any:
@@ -269,6 +285,21 @@ class Settings(BaseSettings):
         provider = PROVIDERS[self.model_provider]
         if provider.needs and all(getattr(self, name) is None for name in provider.needs):
             raise ValueError(f"{provider.needs[0].upper()}='': MODEL={self.model} needs {provider.missing}")
+        if provider.extra and find_spec(provider.package) is None:
+            raise ValueError(
+                f"MODEL={self.model!r} (--model): needs the extra {provider.extra!r}, which is not installed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sentry_is_installed(self) -> Self:
+        if self.sentry_dsn is not None and find_spec("sentry_sdk") is None:
+            raise ValueError("SENTRY_DSN='***': needs the extra 'sentry', which is not installed")
+        return self
+
+    @model_validator(mode="after")
+    def _proxies_can_be_used(self) -> Self:
+        check_proxies(os.environ)
         return self
 
     @model_validator(mode="after")
@@ -278,6 +309,10 @@ class Settings(BaseSettings):
             raise ValueError(f"{missing}='': the certificate and its key go together")
         if self.grpc_tls_client_ca is not None and self.grpc_tls_cert is None:
             raise ValueError("GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks clients for certificates, which needs one here")
+        if self.grpc_tls_cert is not None and self.grpc_tls_key is not None:
+            check_server_certificate(self.grpc_tls_cert, self.grpc_tls_key)
+        if self.grpc_tls_client_ca is not None:
+            check_client_authority(self.grpc_tls_client_ca)
         return self
 
     @model_validator(mode="after")

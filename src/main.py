@@ -61,6 +61,11 @@ def _check_port_free(host_variable: str, host: str, port_variable: str, port: in
         exit_with(f"{host_variable}={host!r} ({flag}): can't listen on {host} port {port}: {error.strerror}")
 
 
+def _address(settings: Settings) -> str:
+    """Return HOST as an IP address, which is all that granian takes."""
+    return str(socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][4][0])
+
+
 def _flag(variable: str) -> str:
     return "--" + variable.lower().replace("_", "-")
 
@@ -81,7 +86,7 @@ def _granian(settings: Settings) -> None:
     os.register_at_fork(before=block_stop_signals, after_in_parent=unblock_stop_signals)
     Granian(
         APP,
-        address=settings.host,
+        address=_address(settings),
         port=settings.port,
         interface=Interfaces.ASGI,
         workers=settings.workers,

@@ -6,7 +6,6 @@ import logging.config
 import os
 import sys
 import threading
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -59,9 +58,6 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
     Args:
         reports_bugs: Send bugs to Sentry as well, where it is asked for; only in a process that serves, because its
             SDK loads gRPC, which must not be loaded in a parent of workers.
-
-    Raises:
-        ConfigError: Sentry is asked for and not installed.
     """
     reporters = [_start_reporting(settings.sentry_dsn, settings)] if reports_bugs and settings.sentry_dsn else []
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
@@ -183,8 +179,6 @@ def _is_about_the_server(record: logging.LogRecord) -> bool:
 
 def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
     """A processor that sends what is logged as a bug to Sentry too."""
-    if find_spec("sentry_sdk") is None:
-        raise ConfigError("SENTRY_DSN='***': needs the extra 'sentry', which is not installed")
     from src.observability.sentry import configure_sentry, report
 
     configure_sentry(settings, dsn.get_secret_value())
