@@ -32,7 +32,7 @@ from src.schemas import (
     TranslationResponse,
 )
 
-MAX_IMAGES = 16  # in memory at once; the largest take about 82 MB each while a provider's SDK encodes them
+MAX_IMAGES = 16  # in memory at once; the largest take about 34 MiB each while a provider's SDK encodes them
 
 
 class Say(Instruction):

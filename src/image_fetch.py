@@ -30,7 +30,7 @@ from src.util.name_lookup import Address, NameLookup
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
 FetchedImage = NewType("FetchedImage", str)  # a `data:` URL with bytes that were fetched and checked here
 
-MAX_BYTES = 10 * 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024  # encoding it holds the event loop up, and a provider's SDK keeps eight copies
 MAX_REDIRECTS = 3
 TIMEOUT = 10.0
 MAX_FETCHES = 8  # at once

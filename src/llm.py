@@ -44,6 +44,7 @@ from src.json_format import JSON_FORMAT, define_json_format
 from src.marks import collecting_marks, mark_truncated
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
 from src.request_guard import check_request
+from src.util.locals import forget_locals
 from src.util.text import well_formed
 
 log = structlog.get_logger(__name__)
@@ -186,6 +187,7 @@ class Llm:
             raise TimedOut("The language model took longer than allowed.") from None
         finally:
             _current_call.reset(token)
+            forget_locals(state.failure)
         if isinstance(state.failure, ServiceError):
             raise state.failure
         state.truncated = marks.truncated or response.finish_reason == FinishReason.LENGTH

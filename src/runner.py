@@ -18,6 +18,7 @@ from src.flows import Flows
 from src.marks import Marks, collecting_marks
 from src.operations import OPERATIONS, Operation
 from src.util.hash import cache_key
+from src.util.locals import forget_locals
 from src.util.memory import memory_of
 
 MAX_WAITING_CHUNKS = 64
@@ -130,7 +131,10 @@ class Runner:
         try:
             with collecting_marks() as marks:
                 result = await self._actions[operation.name].run(input, on_chunk=on_text)
-        except Exception as error:
+        except BaseException as error:
+            forget_locals(error)
+            if not isinstance(error, Exception):
+                raise
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
         return Result(result.response, marks, on_growth)
 

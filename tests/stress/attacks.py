@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from src.generated import service_pb2 as pb
 from src.grpc_server import SERVICE
+from src.image_fetch import MAX_BYTES
 from tests.fuzz import wire
 from tests.stress.local_images import SILENT
 
@@ -224,7 +225,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 def serve_images(port: int) -> None:
-    """A host of images: good ones at /ok, else what never ends. Runs for ever."""
+    """A host of images: good ones at /ok and, as large as allowed, at /large; else what never ends. Runs for ever."""
     with socket.create_server(("127.0.0.1", port), backlog=500) as listening:
         while True:
             client, _ = listening.accept()
@@ -253,4 +254,5 @@ def _answer(path: bytes) -> Iterator[bytes]:
         yield b"transfer-encoding: chunked\r\n\r\n"
         while True:
             yield b"1\r\na\r\n" * 10_000
-    yield b"content-length: %d\r\n\r\n" % len(PIXEL) + PIXEL
+    image = PIXEL.ljust(MAX_BYTES) if path.startswith(b"/large") else PIXEL
+    yield b"content-length: %d\r\n\r\n" % len(image) + image

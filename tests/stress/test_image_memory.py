@@ -1,0 +1,70 @@
+"""As many of the largest images as may be in memory at once leave room below the memory limit of the manifests."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.config import Settings
+from src.flows import MAX_IMAGES
+from tests.live.service import COMMANDS, ROOT, Service
+from tests.ports import free_port
+from tests.standins import gemini
+from tests.standins.gemini import GeminiStandIn
+from tests.stress import attacks
+from tests.stress.test_one_against_another import running
+
+MIB = 1024 * 1024
+BUCKETS = 50 * MIB  # of a million clients
+WAVES = 4  # what failed calls have used is free for the next ones
+
+
+@pytest.fixture
+def upstream() -> Iterator[GeminiStandIn]:
+    """A model that never answers."""
+    with GeminiStandIn() as standin:
+        standin.default(gemini.HANG)
+        yield standin
+
+
+def memory_limit() -> int:
+    """The bytes that a pod may take."""
+    deployment = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text())
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    return int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024 * MIB
+
+
+def peak_memory(pid: int) -> int:
+    """The most bytes that the process has had in memory."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_as_many_large_images_as_there_may_be_fit_into_the_memory_of_a_pod(upstream: GeminiStandIn) -> None:
+    images = free_port()
+    command = [part.replace("src.asgi", "tests.stress.local_images") for part in COMMANDS["uvicorn"]]
+    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    settings = {
+        "IMAGE_PORT": str(images),
+        "TRUSTED_PROXIES": "127.0.0.1",
+        "LLM_TIMEOUT": "10000",
+        "CB_ENABLED": "false",
+    }
+    with running(attacks.serve_images, images), Service(command, **settings, **model) as service:
+
+        def describe(number: int) -> int:
+            body = {"image_url": f"http://127.0.0.1:{images}/large/{number}"}
+            client = {"x-forwarded-for": f"203.0.113.{number % 8}"}
+            while True:  # where the machine is slow, the places for fetches are full for a while
+                status = service.http.post("/describe-image", json=body, headers=client).status_code
+                if status != 503:
+                    return status
+
+        with ThreadPoolExecutor(MAX_IMAGES) as clients:
+            for wave in range(WAVES):
+                statuses = list(clients.map(describe, range(wave * MAX_IMAGES, (wave + 1) * MAX_IMAGES)))
+                assert statuses == [504] * MAX_IMAGES, "all of them waited for the model"
+        others = Settings(model="offline/demo").cache_max_bytes + BUCKETS
+        assert peak_memory(service.process.pid) + others < memory_limit()
