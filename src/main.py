@@ -16,7 +16,7 @@ from src.util.stop_signals import block_stop_signals, unblock_stop_signals
 
 APP = "src.asgi:create_app"
 # granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
-# to half as much more pass, by the last read. The other servers' limits are 16 KB (HTTP/1) and 64 KB.
+# to half as much more pass, by the last read. uvicorn's limit is `util.uvicorn_http`'s, hypercorn's are its own.
 MAX_HEADER_BYTES = 32_768
 MAX_STREAMS = 100
 # Connections that a worker of granian accepts: its default of 1,024 is filled by one client. If each sent half a head

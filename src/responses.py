@@ -133,9 +133,19 @@ async def send_problem(send: Send, problem: dict[str, Any], headers: Mapping[str
 
 async def send_status(scope: Scope, send: Send, status: int, headers: Mapping[str, str] | None = None) -> None:
     """Send a status that needs no further explanation, as problem details."""
+    await send_problem(send, status_problem(status, request_id_of(scope)), headers)
+
+
+def status_problem(status: int, request_id: str) -> dict[str, Any]:
+    """Make the problem details of a status that needs no further explanation."""
     phrase = HTTPStatus(status).phrase
-    problem = {"type": "about:blank", "title": phrase, "status": int(status), "detail": phrase}
-    await send_problem(send, {**problem, "request_id": request_id_of(scope)}, headers)
+    return {
+        "type": "about:blank",
+        "title": phrase,
+        "status": int(status),
+        "detail": phrase,
+        "request_id": request_id,
+    }
 
 
 async def send_invalid(send: Send, errors: list[dict[str, Any]]) -> None:

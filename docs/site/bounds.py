@@ -78,11 +78,18 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             SECURITY + "test_every_answer_of_every_framework_is_hardened_and_traceable",
         ),
         Bound(
-            "Request line and headers together",
+            "Request line and headers together, under granian",
             "src.main.MAX_HEADER_BYTES",
             "bytes",
             ("431, by the server", NONE),
             ATTACKS + "test_an_attack_on_the_rest_port_is_refused",
+        ),
+        Bound(
+            "The same under uvicorn and gunicorn; and what follows it that is no body, such as trailers",
+            "src.util.uvicorn_http.MAX_HEAD_BYTES",
+            "bytes",
+            ("431 Request Header Fields Too Large", NONE),
+            "tests/util/test_uvicorn_http.py::test_what_comes_without_end_and_is_no_body_is_refused_by_its_amount",
         ),
         Bound(
             "An RPC's metadata",

@@ -32,7 +32,7 @@ COMMANDS: dict[str, list[str]] = {
         *(str(BIN / "granian"), "--interface", "asgi", "--factory", "src.asgi:create_app"),
         *("--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--workers-kill-timeout", "11"),
         *("--log-config", "logging.json", "--no-ws", "--http", "1", "--backpressure", "8192"),
-        *("--http1-header-read-timeout", "60000"),
+        *("--http1-buffer-size", "32768", "--http1-header-read-timeout", "60000"),
     ],
     "uvicorn": [
         *(str(BIN / "uvicorn"), "--factory", "src.asgi:create_app", "--host", "127.0.0.1", "--port", "{port}"),
