@@ -89,8 +89,8 @@ fi
 if [ "${1:-}" = test ]; then
     shift
     install requirements/dev.txt
-    # Much of a live test is waiting: two at a time, the tests of a file in one process.
-    exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+    # Much of a live test is waiting: three at a time, the tests of a file in one process.
+    exec .venv/bin/python -m pytest -n 3 --dist loadfile "$@"
 fi
 if [ "${1:-}" = extras ]; then
     install requirements/extras.txt

@@ -59,8 +59,9 @@ def assert_refused(port: int) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith("python")])
 def test_an_idle_service_stops_at_once(name: str) -> None:
+    """The other servers are stopped by the tests of the README, which has their commands."""
     with Service(COMMANDS[name]) as service:
         service.stub.Health(pb.HealthRequest())
         service.terminate()

@@ -173,7 +173,7 @@ def test_an_llm_that_hangs_is_survived_by_five_hundred_callers(upstream: GeminiS
         timed_out = {504, grpc.StatusCode.DEADLINE_EXCEEDED}
         unavailable = {503, grpc.StatusCode.UNAVAILABLE}  # the bulkhead is full, or the circuit open
         assert set(answers) <= timed_out | unavailable
-        assert took < 2.5
+        assert took < 10  # busy clients included; without a limit it is their own patience, 30 seconds
         upstream.wait_for(lambda: upstream.open_calls == 0)
         assert settled_sockets(pid) <= sockets
         assert len(service.http.get(counted.PATH).json()) <= len(tasks)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,9 +90,7 @@ def test_a_second_start_installs_nothing(checkout: Path, bin_dir: Path) -> None:
     working_venv(checkout)
     script(bin_dir / "uv", "exit 0")
     assert "Installing requirements/runtime.txt" in run_sh(checkout, bin_dir, "--port", "x").stdout
-    began = time.monotonic()
     again = run_sh(checkout, bin_dir, "--port", "x")
-    assert time.monotonic() - began < 3
     assert "Installing" not in again.stdout
     assert again.stdout == "Starting in debug mode (--help lists the flags) ...\n"
 

@@ -116,7 +116,7 @@ def test_when_the_grace_is_over_everything_is_told_and_ended(name: str, upstream
         took = time.monotonic() - began
         idle.close()
         assert status == EXIT_STATUS.get(name, 0)
-        assert 0.9 < took < 3
+        assert 0.9 < took < 5  # what hangs would hang for ever
         chunk, error = sse.result(1).strip().split("\n\n")
         assert chunk == 'data: {"chunk":"one "}'
         assert error.startswith("event: error\n")
