@@ -31,7 +31,7 @@ live-all *arguments: _python _node
 fuzz minutes="1" *arguments: _python
     .venv/bin/python -m pytest tests/fuzz --minutes {{ minutes }} {{ arguments }}
 
-# Follow the pages for adopters in copies of this checkout, whole test suites included.
+# Follow the pages for adopters in copies of this checkout, on a bare machine, and run the whole suite there.
 [group('check')]
 adoption *arguments: _python _node
     .venv/bin/python -m pytest tests/adopt {{ arguments }}

@@ -1,4 +1,4 @@
-"""What failures keep alive."""
+"""Objects that failures keep alive."""
 
 import traceback
 

@@ -11,6 +11,7 @@ from tests.docs.checkout import repository
 
 SAFE = "await self._llm.text(Say.PIRATE_CAPTAIN, free_text(input.question))"
 
+NOT_AS_WRITTEN = "AssertionError: in exactly one user part"
 # What it says instead, and what the suite's answer holds.
 UNSAFE = {
     "an f-string": (
@@ -19,15 +20,15 @@ UNSAFE = {
     ),
     "in the system prompt": (
         'await self._llm.text(Instruction("Mine", {"X": input.question}).X, Say.TEXT)',
-        "",
+        NOT_AS_WRITTEN,
     ),
     "beside the guarded way": (
         '(await self._llm._ai.generate(system="Be brief.", prompt=f"Answer: {input.question}")).text',
-        "",
+        NOT_AS_WRITTEN,
     ),
     "stripped of what looks odd": (
         'await self._llm.text(Say.PIRATE_CAPTAIN, free_text(input.question.replace("{{", "")))',
-        "in exactly one user part",
+        NOT_AS_WRITTEN,
     ),
 }
 
