@@ -87,9 +87,9 @@ def rate(per_minute: float, samples: int = ALWAYS) -> str:
     return f"0+{per_minute / 2:g}x{samples - 1}"
 
 
-def once_in(minutes: int, times: int = ALWAYS) -> str:
+def once_in(minutes: int) -> str:
     """A counter that appears at 1 with the first event, as labelled ones do, and rises by 1 each time."""
-    return " ".join(f"{count + 1}x{minutes * 2 - 1}" for count in range(min(times, ALWAYS // (minutes * 2))))
+    return " ".join(f"{count + 1}x{minutes * 2 - 1}" for count in range(ALWAYS // (minutes * 2)))
 
 
 def durations(buckets: Mapping[str, int]) -> Series:
@@ -146,15 +146,15 @@ DOWN, INSTANCE, ERRORS, RPC_ERRORS, LLM, CIRCUIT, SLOW, RATE, LAG, LOG = (
 
 @dataclass(frozen=True)
 class Scenario:
-    """A course of events, and the alerts that fire.
+    """A state of the world, and which alerts it makes fire.
 
     Attributes:
         name: Of the test.
-        series: What Prometheus has, from minute 0; `HEALTHY` below it unless `on` says otherwise.
-        fires: Alerts by minute; at every other minute it is silent about all others. `NAME@INSTANCE` where the alert
-            names an instance.
-        on: The series that these stand over.
-        near: Alerts that it comes near to, and that must stay silent.
+        series: Added to those of `on`, or in their place.
+        fires: The alerts that fire, by minute; all others are silent then. `NAME@INSTANCE` where an alert is of one
+            instance. Empty: all are silent all the time.
+        on: The state without this trouble; None: `HEALTHY`.
+        near: Alerts whose trouble is similar, and that must stay silent.
     """
 
     name: str

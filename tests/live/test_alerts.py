@@ -1,9 +1,7 @@
 """A real Prometheus scrapes two workers and evaluates the rules: all that rules and dashboard name is really there."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,6 @@ import grpc
 import httpx
 import pytest
 import yaml
-from prometheus_client.mmap_dict import MmapedDict
 
 from docs.site.watching import GRAFANA, alerts
 from src.generated import service_pb2 as pb
@@ -26,7 +23,7 @@ from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
 JOB = "hardened-genkit-service"
-SECONDS = 30.0  # within which Prometheus sees a change; it looks once a second
+SECONDS = 30.0  # within which Prometheus sees a change; it looks every two seconds
 
 
 class Prometheus:
@@ -41,7 +38,7 @@ class Prometheus:
         self._directory = directory
         self._address = f"127.0.0.1:{free_port()}"
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
             "rule_files": [str(GRAFANA / "alerts.yaml")],
             "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [f"127.0.0.1:{scraped_port}"]}]}],
         }
@@ -164,38 +161,3 @@ def test_all_that_rules_and_dashboard_name_is_there_and_nothing_fires(upstream: 
         assert prometheus.rules().keys() == {rule["alert"] for rule in alerts()}
         service.kill()
         prometheus.eventually(lambda: prometheus.rules()["GenkitServiceDown"]["state"] == "pending")
-
-
-def circuit_states(metrics_port: int) -> dict[int, float]:
-    """The state of the circuit of each worker, by its process's id."""
-    directory = Path(f"/tmp/hardened-genkit-service-metrics-{os.getuid()}-{metrics_port}")
-    return {
-        int(path.stem.rpartition("_")[2]): value
-        for path in directory.glob("gauge_livemax_*.db")
-        for key, value, *_ in MmapedDict.read_all_values_from_file(path)
-        if "circuit_breaker_state" in key
-    }
-
-
-@needs("prometheus")
-def test_a_killed_worker_takes_its_open_circuit_with_it_and_leaves_its_counts(
-    upstream: GeminiStandIn, tmp_path: Path
-) -> None:
-    port = free_port()
-    name = "GenkitServiceCircuitOpen"
-    with two_workers(upstream, port, CB_RECOVERY_TIMEOUT="3600") as service, Prometheus(tmp_path, port) as prometheus:
-        prometheus.eventually(lambda: prometheus.query("circuit_breaker_state == 0"))
-        upstream.default(gemini.error(503))
-
-        def refused() -> bool:
-            """Call the same worker, over the same connection."""
-            return service.http.post("/chat", json={}).status_code == 503
-
-        prometheus.eventually(lambda: refused() and prometheus.rules()[name]["state"] == "pending")
-        counted = float(prometheus.query("circuit_breaker_refused_total")[0]["value"][1])
-        [killed] = [pid for pid, state in circuit_states(port).items() if state == 2]
-        os.kill(killed, signal.SIGKILL)
-        prometheus.eventually(lambda: prometheus.query("circuit_breaker_state == 0 and on () up == 1"))
-        prometheus.eventually(lambda: prometheus.rules()[name]["state"] == "inactive")
-        assert float(prometheus.query("circuit_breaker_refused_total")[0]["value"][1]) >= counted > 0
-        assert killed not in circuit_states(port)
