@@ -10,6 +10,7 @@ import string
 import subprocess
 import sys
 import unicodedata
+import warnings
 from typing import Any
 
 import orjson
@@ -243,7 +244,7 @@ import asyncio, threading, warnings
 from src.config import load_settings
 from src.observability.logs import configure_logging
 configure_logging(load_settings())
-warnings.warn("a warning")
+warnings.warn("canary is not a valid FinishReason")
 def fail():
     raise ValueError("canary")
 thread = threading.Thread(target=fail); thread.start(); thread.join()
@@ -279,9 +280,35 @@ def test_what_nobody_caught_is_a_line_too() -> None:
     events = [entry["event"].partition(":")[0] for entry in entries]
     assert events.count("uncaught exception") == 3
     assert "Task exception was never retrieved" in events
-    assert any("a warning" in entry["event"] for entry in entries)
+    [warning] = [entry for entry in entries if entry["event"] == "Python warning"]
+    assert (warning["level"], warning["category"], warning["place"]) == ("warning", "UserWarning", "<string>:6")
     assert sum("ValueError" in entry.get("exception", "") for entry in entries) == 5
     assert ("canary" not in done.stderr, done.stdout, done.returncode) == (True, "", 1)
+
+
+def test_at_debug_level_alone_a_warning_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        for level in ("info", "debug"):
+            logs.configure_logging(settings(log_level=level))
+            warnings.showwarning(UserWarning(f"at {level}"), UserWarning, "place.py", 1)
+    finally:
+        root.handlers[:], root.level = before
+    quoted = capsys.readouterr().err
+    assert ("at info" in quoted, "at debug" in quoted) == (False, True)
+
+
+def test_metadata_that_is_no_utf_8_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logs.configure_logging(settings())
+        logging.getLogger(logs.GRPC).error("Invalid encoding on %s", b"canary\xff")
+        logging.getLogger(logs.GRPC).error("Server failed")
+    finally:
+        root.handlers[:], root.level = before
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["Server failed"]
 
 
 def test_a_wrong_setting_is_a_line_of_the_log() -> None:
@@ -310,7 +337,6 @@ def test_structlog_and_the_standard_library_meet_in_one_handler(capsys: pytest.C
         logging.getLogger("httpx").info("chatter")
     finally:
         root.handlers[:], root.level = before
-        logging.captureWarnings(False)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["event"], line["logger"]) for line in lines] == [("one", "ours"), ("two", "theirs")]
     assert lines[0]["api_key"] == HIDDEN

@@ -482,6 +482,13 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/util/test_uvicorn_http.py::test_a_client_that_sends_requests_without_end_and_reads_none_is_cut_off",
         ),
         Bound(
+            "Elements of X-Forwarded-For that are read, from the right",
+            "src.util.client_address.MAX_HOPS",
+            "",
+            "the rest doesn't count",
+            "tests/util/test_client_address.py::test_only_the_last_32_elements_count_however_they_are_spread_over_headers",
+        ),
+        Bound(
             "An address in X-Forwarded-For",
             "src.util.client_address.MAX_ADDRESS",
             "characters",

@@ -6,6 +6,7 @@ import logging.config
 import os
 import sys
 import threading
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -28,9 +29,8 @@ CHATTY = ("google_genai", "httpcore", "httpx", "httpx2", "openai", "ollama")
 # They quote clients' headers and the model's answers, and tell nothing that the service doesn't log itself.
 QUOTING = ("genkit_google_genai", "opentelemetry.baggage.propagation", "opentelemetry.trace.span")
 
-# Loggers that quote what they stumbled over, and what the quotation begins with: asyncio prints whole objects, gRPC
-# metadata that is no UTF-8.
-QUOTES = {"asyncio": "\n", "grpc._cython.cygrpc": " on b"}
+# Loggers that quote what they stumbled over, and what the quotation begins with: asyncio prints whole objects.
+QUOTES = {"asyncio": "\n"}
 
 # Bytes of a field in a line that would be too long otherwise.
 MAX_FIELD_BYTES = 1024
@@ -77,7 +77,7 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
         cache_logger_on_first_use=True,
     )
     logging.getLogger(GRPC).addFilter(_is_about_the_server)
-    logging.captureWarnings(True)
+    warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
@@ -234,6 +234,14 @@ def _to_json(event: Any, **_: Any) -> str:
         return orjson.dumps(event, default=repr).decode()
     except TypeError:  # a lone surrogate, which no UTF-8 can hold
         return json.dumps(event, default=repr)
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_file_and_line: object, **_: object
+) -> None:
+    """Log a warning of Python's by its kind and place. Its text may quote a provider: SDKs warn of unknown values."""
+    log.warning("Python warning", category=category.__name__, place=f"{filename}:{lineno}")
+    log.debug("what the warning says", message=str(message))
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -17,6 +17,7 @@ Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
 MAX_ADDRESS = 128  # characters; clients write longer ones, and parsed ones are remembered
+MAX_HOPS = 32  # of the elements of X-Forwarded-For the last ones, whose nearest proxy has written the very last
 
 
 class TrustedProxies:
@@ -50,8 +51,8 @@ class TrustedProxies:
 
         Args:
             peer: Address of the TCP peer; anything that is none makes the client unknown.
-            forwarded_for: The values of `X-Forwarded-For`, in the order of the headers; empty elements don't count
-                (RFC 9110, 5.6.1).
+            forwarded_for: The values of `X-Forwarded-For`, in the order of the headers. Only the last 32 elements
+                are read; of these, empty ones don't count (RFC 9110, 5.6.1).
 
         Returns:
             An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
@@ -62,8 +63,7 @@ class TrustedProxies:
         if address is None:
             return UNKNOWN
         if address in self:
-            hops = [hop for value in forwarded_for for hop in value.split(",") if hop.strip()]
-            for hop in reversed(hops):
+            for hop in _last_hops(forwarded_for):
                 forwarded = parse_address(hop)
                 if forwarded is None:
                     break
@@ -79,6 +79,16 @@ class TrustedProxies:
             if said in ("http", "https"):
                 return said
         return scheme
+
+
+def _last_hops(forwarded_for: Sequence[str]) -> list[str]:
+    """The last elements that aren't empty, from right to left. Costs the same however many there are."""
+    hops: list[str] = []
+    for value in reversed(forwarded_for[-MAX_HOPS:]):
+        hops += reversed(value.rsplit(",", MAX_HOPS)[-MAX_HOPS:])
+        if len(hops) >= MAX_HOPS:
+            break
+    return [hop for hop in hops[:MAX_HOPS] if hop.strip()]
 
 
 def parse_address(text: str) -> Address | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.util.client_address import MAX_ADDRESS, UNKNOWN, TrustedProxies, _parse_short, parse_address
+from src.util.client_address import MAX_ADDRESS, MAX_HOPS, UNKNOWN, TrustedProxies, _parse_short, parse_address
 
 PROXY, INNER_PROXY, CLIENT, SPOOFED = "10.0.0.1", "10.0.0.2", "203.0.113.9", "198.51.100.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
@@ -56,6 +56,29 @@ def test_without_trusted_proxies_headers_change_nothing(peer: str, forwarded_for
 def test_what_a_client_puts_before_the_proxys_entry_changes_nothing(spoofed: list[str], real: IPv4Address) -> None:
     assert TRUSTED.client(PROXY, [*spoofed, str(real)]) == str(real)
     assert TRUSTED.client(PROXY, [",".join([*spoofed, str(real)])]) == str(real)
+
+
+@given(
+    hops=st.lists(st.one_of(st.sampled_from([CLIENT, PROXY, INNER_PROXY, "", " "]), junk), max_size=3 * MAX_HOPS),
+    cut=st.integers(0, 3 * MAX_HOPS),
+    ahead=headers,
+)
+def test_only_the_last_32_elements_count_however_they_are_spread_over_headers(
+    hops: list[str], cut: int, ahead: list[str]
+) -> None:
+    elements = ",".join(hops).split(",")
+    expected = TRUSTED.client(PROXY, [",".join(elements[-MAX_HOPS:])])
+    assert TRUSTED.client(PROXY, [",".join(part) for part in (elements[:cut], elements[cut:]) if part]) == expected
+    if len(elements) >= MAX_HOPS:
+        assert TRUSTED.client(PROXY, [*ahead, ",".join(elements)]) == expected
+
+
+def test_a_header_of_trusted_proxies_without_end_is_not_read_to_its_end() -> None:
+    before = _parse_short.cache_info()
+    hops = [f"10.9.{number // 250}.{number % 250}" for number in range(5000)]
+    assert TRUSTED.client(PROXY, [CLIENT, ",".join(hops)]) == hops[-MAX_HOPS]
+    after = _parse_short.cache_info()
+    assert after.misses - before.misses <= MAX_HOPS + 1
 
 
 @given(peer=st.one_of(addresses, junk), forwarded_for=headers)
