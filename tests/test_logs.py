@@ -340,3 +340,13 @@ def test_structlog_and_the_standard_library_meet_in_one_handler(capsys: pytest.C
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["event"], line["logger"]) for line in lines] == [("one", "ours"), ("two", "theirs")]
     assert lines[0]["api_key"] == HIDDEN
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_no_logger_writes_below_the_level_that_was_asked_for(level: str) -> None:
+    config = logging_config(load_settings({"model": "offline/demo", "log_level": level}))
+    levels = [config["root"], *config["loggers"].values()]
+    assert (
+        min(logging.getLevelNamesMapping()[each["level"]] for each in levels if "level" in each)
+        == (logging.getLevelNamesMapping()[level.upper()])
+    )

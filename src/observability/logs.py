@@ -97,7 +97,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": settings.log_level.upper()},
         "loggers": {name: {"handlers": [], "propagate": True} for name in SERVERS}
         | {name: {"handlers": [], "propagate": False} for name in ACCESS_LOGS}
-        | {name: {"level": "WARNING"} for name in CHATTY}
+        | {name: {"level": "ERROR" if settings.log_level == "error" else "WARNING"} for name in CHATTY}
         | {name: {"level": "CRITICAL"} for name in QUOTING},
     }
 
