@@ -1,4 +1,9 @@
-from src.main import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from src.main import main
+
+        main()
+    except KeyboardInterrupt:  # before the server's own handlers are in place
+        sys.exit(130)

@@ -118,8 +118,11 @@ def _uvicorn(settings: Settings) -> None:
     from src.util.uvicorn_http import HeadTimeoutProtocol
 
     # uvicorn raises the signal that stopped it once more when it is done, which would make a clean stop look bad.
+    # Until its own handlers are in place these would swallow a signal, so it waits for the app's lifespan.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
+    if settings.workers == 1:  # else the handlers of the parent come at once, and no lifespan
+        block_stop_signals()
     uvicorn.run(
         APP,
         factory=True,

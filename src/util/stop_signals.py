@@ -27,7 +27,7 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], 
 
     To be entered in the main thread, with the loop running and the server's handlers in place: in the lifespan.
     granian runs the loop once for the start and once more to serve. Its handler, which the loop calls, misses a signal
-    that comes between these runs or at the beginning of the second one, so early signals are raised again.
+    that comes between these runs or at the beginning of the second one, so after early signals SIGTERM is raised.
     A SIGINT that follows another signal is dropped: to uvicorn it means to give the drain up.
 
     Yields:
@@ -57,8 +57,8 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], 
             loop.call_soon(serve_after, turns - 1)
             return
         is_serving = True
-        for number in early:
-            signal.raise_signal(number)
+        if early:
+            signal.raise_signal(signal.SIGTERM)  # not SIGINT, by which uvicorn gives the drain up if it is the second
 
     for number in STOP_SIGNALS:
         signal.signal(number, notice)

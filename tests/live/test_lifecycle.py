@@ -1,10 +1,12 @@
 """Starting and stopping: clear errors, a drain that loses nothing, the same under every server."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,6 +69,28 @@ def test_an_idle_service_stops_at_once(name: str) -> None:
         service.terminate()
         assert service.wait(5) == EXIT_STATUS.get(name, 0)
         assert "Traceback" not in service.output()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("server", ["granian", "uvicorn", "hypercorn"])
+def test_a_stop_at_any_moment_of_the_start_ends_the_service_without_a_traceback(
+    server: str, stop: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "src", "--server", server]
+    began = time.monotonic()
+    with Service(command):
+        seconds = time.monotonic() - began
+    options = ["--debug", "--log-format", "json", "--port", str(free_port()), "--grpc-port", str(free_port())]
+    for moment in (0, 2, 5):
+        with subprocess.Popen(
+            [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            time.sleep(seconds * moment / 8)
+            process.send_signal(stop)
+            output, _ = process.communicate(timeout=30)
+        # Python itself ends by the signal until the service's handlers are in place, or says so at its own start.
+        assert process.returncode in (0, 130, -stop), (moment, output)
+        assert moment == 0 or "Traceback" not in output, (moment, output)
 
 
 @pytest.mark.parametrize("line", ["Spawning worker-2", "service is up"])
