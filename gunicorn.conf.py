@@ -12,7 +12,12 @@ from uvicorn_worker import UvicornWorker
 
 from src.config import load_settings_or_exit
 from src.observability.logs import logging_config
+from src.util.server_parent import note_parent
 from src.util.uvicorn_http import HeadTimeoutProtocol
+
+_settings = load_settings_or_exit()
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+_seconds_to_stop = math.ceil(_settings.shutdown_grace) + 1
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -25,6 +30,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "proxy_headers": False,  # whose headers count is for TRUSTED_PROXIES alone to say
         "ws": "none",
         "http": HeadTimeoutProtocol,
+        "timeout_graceful_shutdown": _seconds_to_stop,  # after max_requests; after SIGTERM gunicorn's own holds
     }
 
     def _install_sigquit_handler(self) -> None:
@@ -33,14 +39,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         """Make the app. One that can't be made stops gunicorn, which would go on replacing the worker otherwise."""
+        note_parent(self.ppid)
         try:
             super().load_wsgi()
         except SystemExit:  # the reason has been told
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-
-_settings = load_settings_or_exit()
-_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 
 bind = f"{_host}:{_settings.port}"
 workers = _settings.workers
@@ -50,10 +54,10 @@ worker_class = Worker
 preload_app = False
 
 # Seconds that requests in flight get after SIGTERM; the app itself drains gRPC within the same grace.
-graceful_timeout = math.ceil(_settings.shutdown_grace) + 1
+graceful_timeout = _seconds_to_stop
 
-# Seconds without a heartbeat after which a worker is aborted. One that is finishing its calls after max_requests sends
-# none, so it is longer than these may take.
+# Seconds without a heartbeat after which a worker is aborted. One that drains sends none, and its last one may be half
+# as old as this.
 timeout = math.ceil(_settings.request_timeout + _settings.shutdown_grace) + 5
 
 # Seconds that an idle connection is kept.

@@ -7,13 +7,36 @@ before their path is looked at.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
+from src.config import ConfigError
+
 UNKNOWN_METHOD = "unknown"
+# Private names of grpcio that this module uses or overrides.
+PRIVATE = (
+    *("_handle_rpc", "_schedule_rpc_coro", "_MethodResolver"),
+    *("AioServer._request_call", "AioServer._server_main_loop"),
+)
+
+
+def check_private_names() -> None:
+    """Raises ConfigError for a version of grpcio that lacks one: its own server can be stopped from outside."""
+    for name in PRIVATE:
+        try:
+            attrgetter(name)(cygrpc)
+        except AttributeError:
+            raise ConfigError(
+                f"grpcio {grpc.__version__} has no cygrpc.{name}, on which the gRPC server is built; "
+                "install the version that requirements/ pins"
+            ) from None
+
+
+check_private_names()
 
 
 class Server(_server.Server):
@@ -21,13 +44,15 @@ class Server(_server.Server):
 
     Attributes:
         methods: Full names of all that are registered.
+        ended: Set when no RPC is accepted any more.
     """
 
     def __init__(
         self, interceptors: Sequence[grpc.aio.ServerInterceptor], options: Sequence[tuple[str, int | str]]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = _Core(self._loop, tuple(interceptors), tuple(options))
+        self.ended = asyncio.Event()
+        self._server = _Core(self._loop, tuple(interceptors), tuple(options), self.ended)
         self.methods: set[str] = set()
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
@@ -41,13 +66,24 @@ class Server(_server.Server):
 
 class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no stubs
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, interceptors: tuple[Any, ...], options: tuple[Any, ...]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        interceptors: tuple[Any, ...],
+        options: tuple[Any, ...],
+        ended: asyncio.Event,
     ) -> None:
         super().__init__(loop, None, (), interceptors, options, None)
         self._running = loop
+        self._ended = ended
         self._around = interceptors
         self._none = cygrpc._MethodResolver([], {})
         self._refusals: set[asyncio.Task[None]] = set()  # a loop keeps weak references only
+
+    async def _server_main_loop(self, server_started: "asyncio.Future[bool]") -> None:
+        try:
+            await super()._server_main_loop(server_started)
+        finally:
+            self._ended.set()
 
     async def _request_call(self) -> None:
         """Take the RPCs that no method is registered for; grpc's own loop gets none of them."""

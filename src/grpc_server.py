@@ -103,6 +103,10 @@ class GrpcServer:
         """End RPCs whose message has not arrived."""
         self._interceptor.stop()
 
+    async def ended(self) -> None:
+        """Return when it accepts no RPC any more: it was stopped, or has crashed."""
+        await self._server.ended.wait()
+
     async def stop(self, grace: float) -> None:
         """Accept no RPC any more, and give those in flight `grace` seconds to finish; another call may shorten that."""
         await self._server.stop(grace)

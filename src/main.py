@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
 from src.observability.logs import configure_logging, logging_config
 from src.util.open_files import raise_open_file_limit
-from src.util.stop_signals import block_stop_signals, unblock_stop_signals
+from src.util.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
 
 APP = "src.asgi:create_app"
 # granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     export(flags)  # worker processes build their own settings, and must come to the same
     configure_logging(settings)
     check_ports_free(settings)
+    take_as_sigterm()
     SERVERS[settings.server](settings)
 
 
@@ -114,6 +115,7 @@ def _granian(settings: Settings) -> None:
 
 def _uvicorn(settings: Settings) -> None:
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from src.util.uvicorn_http import HeadTimeoutProtocol
 
@@ -123,6 +125,8 @@ def _uvicorn(settings: Settings) -> None:
         signal.signal(stop, lambda *_: None)
     if settings.workers == 1:  # else the handlers of the parent come at once, and no lifespan
         block_stop_signals()
+    # With several workers uvicorn's main process swallows SIGQUIT.
+    Multiprocess.handle_quit = Multiprocess.handle_term  # type: ignore[attr-defined]
     uvicorn.run(
         APP,
         factory=True,

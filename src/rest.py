@@ -3,7 +3,7 @@
 FastAPI documents the endpoints, and answers what is for none of them; they themselves are plain ASGI apps.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from http import HTTPStatus
@@ -57,7 +57,7 @@ def build_rest(
     settings: Settings,
     runner: Runner,
     is_ready: Callable[[], bool],
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]],
 ) -> FastAPI:
     """The REST app. API docs exist in debug only.
 

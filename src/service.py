@@ -7,9 +7,10 @@ come up and drain together.
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -35,7 +36,8 @@ from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.failed_starts import told_in_one_line
 from src.util.probes import STATUS_PATH
-from src.util.stop_signals import noticing_stop_signals
+from src.util.server_parent import server_parent_ended
+from src.util.stop_signals import BEGIN_STOP, noticing_stop_signals
 from src.util.websockets import websockets_as_http
 
 if TYPE_CHECKING:
@@ -122,9 +124,10 @@ class Service:
         self._last_work = AsyncExitStack()
         self._stopping: asyncio.Task[None] | None = None
         self._exit: asyncio.TimerHandle | None = None
+        self._status = 0
 
     @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """Bring gRPC up beside REST, and drain both from the signal on; the end of the lifespan only waits for that."""
         await self._resolve_model()
         async with self._last_work:
@@ -138,10 +141,36 @@ class Service:
                 self._announce()
                 begin_serving()
                 try:
-                    yield
+                    with self._noticing_failures():
+                        yield {BEGIN_STOP: lambda: self._begin_stop(may_exit=True)}
                 finally:
                     self._begin_stop(may_exit=False)
                     await self._end()
+
+    @contextmanager
+    def _noticing_failures(self) -> Iterator[None]:
+        watching = [asyncio.create_task(self._notice_parent_end()), asyncio.create_task(self._notice_grpc_end())]
+        try:
+            yield
+        finally:
+            for task in watching:
+                task.cancel()
+
+    async def _notice_parent_end(self) -> None:
+        await server_parent_ended()
+        self._fail("the server's main process has ended")
+
+    async def _notice_grpc_end(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.ended()
+            self._fail("the gRPC server has ended by itself")
+
+    def _fail(self, reason: str) -> None:
+        """Stop as after SIGTERM, but with a status that a supervisor acts on."""
+        if self.ready:
+            log.critical(reason)
+            self._status = 1
+            signal.raise_signal(signal.SIGTERM)
 
     def _begin_stop(self, *, may_exit: bool) -> None:
         """Turn unready and begin to drain, once.
@@ -162,7 +191,7 @@ class Service:
             await self._finish_calls()
             await self._last_work.aclose()
             log.info("stopped")
-            status = 0
+            status = self._status
         except Exception as error:
             log.critical("stop failed", exc_info=error)
             raise
@@ -188,6 +217,8 @@ class Service:
             await self._stopping
         if self._exit is not None:
             self._exit.cancel()
+        if self._status:
+            _exit(self._status)
 
     def _seconds_for_last_work(self) -> float:
         return max(LAST_WORK_SECONDS, self._drain.seconds_left)

@@ -586,6 +586,7 @@ OTHERS: dict[str, str] = {
     "src.main.FILES_OF_OURS": "files kept for other uses than connections",
     "src.rest_endpoints.KEEP_ALIVE_SECONDS": "an interval",
     "src.util.scope.CLIENT_GONE": "a status",
+    "src.util.server_parent.LOOK_SECONDS": "an interval",
     "src.util.stop_signals.TURNS_UNTIL_SERVING": "turns of the event loop in a start",
     "PORT": "an address",
     "GRPC_PORT": "an address",

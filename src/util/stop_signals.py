@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Some supervisors and terminals ask by these. Where no server acts on them they would kill the process.
+LIKE_SIGTERM = (signal.SIGQUIT, signal.SIGHUP)
+BEGIN_STOP = "begin_stop"  # the key, in the lifespan's state, of a function that begins the drain without a signal
 # Turns of the event loop. granian's first run of it ends about three turns after the start.
 TURNS_UNTIL_SERVING = 20
 
@@ -19,6 +22,13 @@ def block_stop_signals() -> None:
 def unblock_stop_signals() -> None:
     """Let them through; one that has waited comes now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def take_as_sigterm() -> None:
+    """Make SIGQUIT and SIGHUP act as SIGTERM, unless a server has a use for them or `nohup` has them ignored."""
+    for number in LIKE_SIGTERM:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 @contextmanager
@@ -34,7 +44,7 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], 
         A function to call as the last step of the start. Early signals are those until some turns of the loop after it.
     """
     loop = asyncio.get_running_loop()
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    previous = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *LIKE_SIGTERM)}
     early: list[int] = []
     is_serving = is_stopping = False
 
@@ -62,6 +72,7 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], 
 
     for number in STOP_SIGNALS:
         signal.signal(number, notice)
+    take_as_sigterm()
     unblock_stop_signals()
     try:
         yield lambda: serve_after(TURNS_UNTIL_SERVING)

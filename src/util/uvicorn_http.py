@@ -11,6 +11,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from src.util.request_id import new_request_id
+from src.util.stop_signals import BEGIN_STOP
 
 _BUSY = object()
 MAX_PIPELINED = 16  # requests that wait on one connection for the response to an earlier one
@@ -28,6 +29,8 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
 
     It also closes connections that send a head, a chunk's extension or trailers without end, and those that send
     request after request without reading: uvicorn would keep it all. What it refuses is hardened as by the chain.
+
+    It begins the drain when uvicorn stops at its limit of requests, of which no signal tells the app.
     """
 
     _bytes_in_vain = 0  # since the parser last came to an end of a head or to bytes of a body
@@ -39,6 +42,12 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._next_look.cancel()
+
+    def shutdown(self) -> None:
+        """Called for each open connection when the server stops. Without one the lifespan ends at once."""
+        if BEGIN_STOP in self.app_state:
+            self.app_state[BEGIN_STOP]()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         self._bytes_in_vain += len(data)

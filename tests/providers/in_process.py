@@ -206,5 +206,5 @@ def expected(case: Case) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _no_lifespan(_app: object) -> AsyncIterator[None]:
-    yield
+async def _no_lifespan(_app: object) -> AsyncIterator[dict[str, Any]]:
+    yield {}
