@@ -430,6 +430,7 @@ def test_a_pause_refuses_and_a_resume_serves_again(standin: GeminiStandIn) -> No
     url = standin.url
     with sdk(standin) as client:
         assert ask(client).text == HELLO
+        standin.wait_for(lambda: standin.calls_finished == 1)  # the client may have its answer before
         standin.pause()
         with pytest.raises(httpx.ConnectError):
             ask(client)
