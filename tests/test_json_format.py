@@ -83,7 +83,9 @@ def test_line_ends_and_tabs_in_strings_are_taken_as_they_are() -> None:
 @given(st.text(st.sampled_from('{}[]":,\\ ab1\n')))
 def test_nonsense_is_refused_or_holds_json(text: str) -> None:
     found = read(JSON_FORMAT, text)
-    assert found is ValueError or "".join(json.dumps(found).split()) in "".join(text.split()) or isinstance(found, dict)
+    # Line feeds in strings are taken as they are.
+    held = found is not ValueError and "".join(json.dumps(found).replace("\\n", "").split()) in "".join(text.split())
+    assert found is ValueError or held or isinstance(found, dict)
 
 
 def test_a_changed_answer_is_read_anew() -> None:
