@@ -187,6 +187,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        response, send = guarded(scope, send)
         began = time.perf_counter()
         status, size = CLIENT_GONE, 0
 
@@ -201,7 +202,6 @@ class AccessLog:
         try:
             await self.app(scope, receive, counting)
         except Exception as error:
-            response, _ = guarded(scope, send)
             if not response.has_started:
                 status = as_service_error(error).http_status
             raise

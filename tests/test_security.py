@@ -356,6 +356,15 @@ def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
     assert (result.status, len(result.starts), result.ended) == (status, 1, True)
 
 
+def test_an_access_log_alone_keeps_the_status_that_a_client_has_got(logged: list[Any]) -> None:
+    chosen = settings()
+    access_log, *_ = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
+    with pytest.raises(RuntimeError):
+        request(access_log(bare), path="/sse-bug")
+    [line] = [each for each in logged if each["event"] == "request"]
+    assert line["status"] == 200
+
+
 class Exhausted(MemoryBuckets):
     async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Decision:
         return Decision(False, 0, 7.0)
