@@ -83,8 +83,7 @@ class Drain:
 
         It raises ShuttingDown when new work is refused: nobody knows whether the rest will ever come.
         """
-        if self.has_begun:
-            self.check()
+        self.check()
         return Receiving(self._receiving)
 
     def enter(self) -> None:

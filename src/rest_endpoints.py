@@ -122,10 +122,9 @@ async def read_body(receive: Receive) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise BrokenOff
-        body: bytes = message.get("body", b"")
+        chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
-            return b"".join((*chunks, body)) if chunks else body
-        chunks.append(body)
+            return b"".join(chunks)
 
 
 def parse_input(model: type[InputT], body: bytes) -> InputT:

@@ -1,4 +1,4 @@
-"""Around an RPC: hooks in order, one status, and no text of an exception for the client."""
+"""Hooks run in order around an RPC, which ends with one status and hides the text of exceptions from the client."""
 
 import asyncio
 import json
