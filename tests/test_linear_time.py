@@ -24,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 import src
 from src.observability.redaction import Redactor, client_text, only_colours, visible
 
-LARGE = 16 * 1024
+LARGE = 64 * 1024
 LIMIT = 10.0  # linear time grows by 4 from a quarter of that, quadratic time by 16
 REPEATS = 12
 MODULES = sorted(

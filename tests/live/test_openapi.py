@@ -31,7 +31,7 @@ IMAGES = "/describe-image"
 def test_every_answer_is_as_documented(service: Service, options: list[str]) -> None:
     command = [
         *(str(BIN / "schemathesis"), "run", f"{service.rest_url}/openapi.json", "--no-color"),
-        *("--checks", "all", "--max-examples", "5", "--generation-deterministic"),
+        *("--checks", "all", "--max-examples", "15", "--generation-deterministic"),
     ]
     env = os.environ | {"SCHEMATHESIS_HOOKS": "tests.live.openapi_hooks"}
     done = subprocess.run([*command, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
