@@ -25,7 +25,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scraped(port: int) -> Samples:
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, verify=False).text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -56,19 +56,19 @@ def test_counts_are_exact_over_all_workers(name: str, upstream: GeminiStandIn) -
     with Service(COMMANDS[name], **model, METRICS_PORT=str(port)) as service:
         for number in range(40):
             # A connection each, so that all workers get some.
-            httpx.post(f"{service.rest_url}/chat", json={"question": str(number)}, trust_env=False)
-        httpx.post(f"{service.rest_url}/chat", json={"question": ""}, trust_env=False)
+            httpx.post(f"{service.rest_url}/chat", json={"question": str(number)}, trust_env=False, verify=False)
+        httpx.post(f"{service.rest_url}/chat", json={"question": ""}, trust_env=False, verify=False)
         for path in ("/a", "/b", "/c?x=1"):
-            httpx.request("PROPFIND", f"{service.rest_url}{path}", trust_env=False)
+            httpx.request("PROPFIND", f"{service.rest_url}{path}", trust_env=False, verify=False)
         for _ in range(7):
             list(service.stub.TellStory(pb.StoryRequest()))
         with pytest.raises(grpc.RpcError):
             list(service.channel.unary_stream("/made.Up/Method")(b""))  # type: ignore[arg-type]
-        with httpx.Client(base_url=service.rest_url, trust_env=False) as one_worker:
+        with httpx.Client(base_url=service.rest_url, trust_env=False, verify=False) as one_worker:
             for _ in range(3):
                 one_worker.post("/translate", json={"text": "hello"})
         upstream.script(gemini.error(503))
-        httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False)
+        httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False, verify=False)
         allowed = 40 + 1 + 3 + 7 + 1 + 3 + 1
         samples = eventually(
             port,

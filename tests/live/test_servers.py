@@ -129,7 +129,7 @@ def test_a_websockets_handshake_is_a_request_like_any_other(service: Service) ->
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
         "x-request-id": "handshake-1",
     }
-    with httpx.Client(base_url=service.rest_url, trust_env=False) as client:
+    with httpx.Client(base_url=service.rest_url, trust_env=False, verify=False) as client:
         answer = client.get("/nowhere", headers=headers)
     assert answer.status_code == 404
     assert answer.headers.get_list("x-frame-options") == ["DENY"]
@@ -143,7 +143,10 @@ def test_a_trailing_slash_leads_nowhere(service: Service) -> None:
 
 @pytest.mark.parametrize("http2", ["false", "true"])
 def test_the_rest_port_speaks_http2_only_when_asked_to(http2: str) -> None:
-    with Service(HTTP2=http2) as service, httpx.Client(http1=False, http2=True, trust_env=False) as client:
+    with (
+        Service(HTTP2=http2) as service,
+        httpx.Client(http1=False, http2=True, trust_env=False, verify=False) as client,
+    ):
         if http2 == "true":
             assert client.get(f"{service.rest_url}/health").http_version == "HTTP/2"
             return

@@ -311,12 +311,12 @@ def test_models_are_listed_and_described_and_are_no_calls(standin: GeminiStandIn
     ],
 )
 def test_anything_else_is_not_found(standin: GeminiStandIn, path: str) -> None:
-    answer = httpx.get(standin.url + path, trust_env=False)
+    answer = httpx.get(standin.url + path, trust_env=False, verify=False)
     assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
 
 
 def test_a_stream_in_another_format_is_not_found(standin: GeminiStandIn) -> None:
-    assert httpx.post(standin.url + STREAM.partition("?")[0], json={}, trust_env=False).status_code == 404
+    assert httpx.post(standin.url + STREAM.partition("?")[0], json={}, trust_env=False, verify=False).status_code == 404
 
 
 def test_calls_and_connections_are_counted(standin: GeminiStandIn) -> None:
@@ -446,9 +446,9 @@ def test_it_can_start_after_its_address_was_given_away() -> None:
         port = taken.getsockname()[1]
     later = GeminiStandIn(port)
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{later.url}/v1beta/models", trust_env=False)
+        httpx.get(f"{later.url}/v1beta/models", trust_env=False, verify=False)
     with later:
-        assert httpx.get(f"{later.url}/v1beta/models", trust_env=False).status_code == 200
+        assert httpx.get(f"{later.url}/v1beta/models", trust_env=False, verify=False).status_code == 200
 
 
 def test_a_stop_ends_everything_and_nobody_left_early() -> None:
