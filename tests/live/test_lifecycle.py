@@ -96,17 +96,19 @@ def test_a_stop_at_any_moment_of_the_start_ends_the_service_without_a_traceback(
 @pytest.mark.parametrize("line", ["Spawning worker-2", "service is up"])
 def test_a_stop_in_the_middle_of_the_start_is_not_lost(line: str) -> None:
     command = [sys.executable, "-m", "src", "--debug", "--workers", "2"]
-    # A worker stops when its start is over, which takes long on a busy machine: long before it would be killed.
+    # A worker stops when its start is over, which takes long on a busy machine: long before it would be killed. (What
+    # granian logs of a kill proves none: two of its threads wait for a worker, and one may not know yet that it ended.)
     options = ["--port", str(free_port()), "--grpc-port", str(free_port()), "--shutdown-grace", "60"]
     with subprocess.Popen(
         [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         assert any(line in output for output in process.stdout)
+        began = time.monotonic()
         process.terminate()
-        output = process.stdout.read()
+        process.stdout.read()
         assert process.wait(5) == 0
-        assert "refused to gracefully stop" not in output
+        assert time.monotonic() - began < 50
 
 
 @pytest.mark.parametrize(
