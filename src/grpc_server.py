@@ -28,10 +28,10 @@ from src.util.client_address import TrustedProxies
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
 # What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
-LIMITS = (
+LIMITS: tuple[tuple[str, int], ...] = (
     ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # `keepalive_timeout_ms` has no effect beside its default of a minute
     ("grpc.keepalive_permit_without_calls", 1),  # pings of idle clients are no offence, if they are not too frequent
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),

@@ -32,7 +32,7 @@ class Bound:
         place: The setting's variable, or the constant as `module.NAME`, in a table of options as `module.NAME[key]`.
         unit: Of the value.
         beyond: What exceeding it gets: the table's failure, what happens over REST and over gRPC, or over both.
-        test: Shows it, as pytest names it; empty where none does.
+        test: Shows it, as pytest names it.
     """
 
     limits: str
@@ -138,14 +138,14 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.grpc_requests.MAX_MESSAGES",
             "",
             (NONE, code(PayloadTooLarge.grpc_code)),
-            "",
+            "tests/test_grpc_bounds.py::test_a_stream_of_requests_has_so_many_messages_and_no_more",
         ),
         Bound(
             "Telling the status of a failure to a client that does not read",
             "src.grpc_interceptors.ABORT_SECONDS",
             "seconds",
             (NONE, "the RPC is cancelled"),
-            "",
+            "tests/test_grpc_bounds.py::test_the_status_of_a_failure_waits_only_so_long_for_a_client_that_does_not_read",
         ),
     ),
     "Health checks, which have no rate limit": (
@@ -182,7 +182,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.grpc_health.WATCH_SECONDS",
             "seconds",
             (NONE, "it ends"),
-            "",
+            "tests/test_grpc_bounds.py::test_a_watch_ends_when_it_is_old_enough",
         ),
     ),
     "Connections": (
@@ -205,7 +205,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.main.MAX_STREAMS",
             "",
             ("the client's next stream waits", NONE),
-            "",
+            "tests/live/test_connection_limits.py::test_the_rest_port_names_its_maximum_of_streams",
         ),
         Bound(
             "RPCs in flight on one connection",
@@ -219,35 +219,35 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.grpc_server.LIMITS[grpc.keepalive_time_ms]",
             "ms",
             (NONE, NONE),
-            "",
+            "tests/live/test_connection_limits.py::test_a_client_that_answers_no_ping_is_disconnected",
         ),
         Bound(
             "Time that a client has for the answer to such a ping",
-            "src.grpc_server.LIMITS[grpc.keepalive_timeout_ms]",
+            "src.grpc_server.LIMITS[grpc.http2.ping_timeout_ms]",
             "ms",
             (NONE, "the connection is closed"),
-            "",
+            "tests/live/test_connection_limits.py::test_a_client_that_answers_no_ping_is_disconnected",
         ),
         Bound(
             "Time between a client's pings, at least",
             "src.grpc_server.LIMITS[grpc.http2.min_ping_interval_without_data_ms]",
             "ms",
             (NONE, "a strike"),
-            "",
+            "tests/live/test_connection_limits.py::test_a_client_that_pings_too_often_is_disconnected",
         ),
         Bound(
             "Such strikes",
             "src.grpc_server.LIMITS[grpc.http2.max_ping_strikes]",
             "",
             (NONE, "the connection is closed: `too_many_pings`"),
-            "",
+            "tests/live/test_connection_limits.py::test_a_client_that_pings_too_often_is_disconnected",
         ),
         Bound(
             "Age of a connection",
             "src.grpc_server.LIMITS[grpc.max_connection_age_ms]",
             "ms",
             (NONE, "GOAWAY: the client connects anew"),
-            "",
+            "tests/live/test_connection_limits.py::test_a_connection_that_is_old_enough_is_told_to_go",
         ),
     ),
     "The metrics' port": (
@@ -300,7 +300,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.providers.wire.MAX_EVENT",
             "bytes",
             ModelFailed,
-            "",
+            "tests/providers/test_wire.py::test_what_never_ends_is_refused",
         ),
         Bound(
             "One LLM call, wall clock",
