@@ -154,6 +154,37 @@ def test_a_second_signal_does_not_lose_the_drain(name: str, again: signal.Signal
         service.wait(10)
 
 
+ONE_PROCESS = ["python -m src, uvicorn", "python -m src, hypercorn", "uvicorn", "hypercorn"]
+TWO_WORKERS = {
+    f"python -m src, {server}, 2 workers": [*COMMANDS[f"python -m src, {server}"], "--workers", "2"]
+    for server in ("uvicorn", "hypercorn")
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *((name, signal.SIGQUIT) for name in (*COMMANDS, *TWO_WORKERS) if name != "granian"),
+        *((name, signal.SIGHUP) for name in ONE_PROCESS),
+    ],
+)
+def test_sigquit_and_sighup_drain(name: str, number: signal.Signals, upstream: GeminiStandIn) -> None:
+    """SIGHUP has its own meaning to servers with several processes, and granian's command ends at once by SIGQUIT."""
+    gate = Gate()
+    upstream.default(gemini.text("one", gate=gate))
+    # Whoever runs the tests may have these signals ignored, which a process inherits.
+    command = ["env", "--default-signal=QUIT,HUP", *(COMMANDS | TWO_WORKERS)[name]]
+    with Service(command, **upstream.env) as service, ThreadPoolExecutor() as clients:
+        rest = clients.submit(outcome_over_rest, service, "/chat")
+        rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
+        upstream.wait_for(lambda: upstream.open_calls == 2)
+        service.process.send_signal(number)
+        assert eventually(lambda: "stopping" in service.output() or not is_ready(service), 5)
+        gate.release(2)
+        assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)
+        assert service.wait(10) == EXIT_STATUS.get(name, 0)
+
+
 @pytest.mark.parametrize("name", ["python -m src", "python -m src, uvicorn", "hypercorn", "gunicorn, 2 workers"])
 def test_under_load_no_accepted_request_is_lost(name: str, upstream: GeminiStandIn) -> None:
     with started(name, upstream, CACHE_ENABLED="false") as service, ThreadPoolExecutor() as clients:
