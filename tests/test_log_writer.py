@@ -15,6 +15,7 @@ from src.observability.log_writer import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_LINES,
     MAX_WRITE_BYTES,
+    UNRENDERED_BYTES,
     LogWriter,
 )
 from tests.live.service import ROOT
@@ -91,6 +92,56 @@ def test_where_nothing_is_served_a_line_is_waited_for_but_not_for_long(reader: R
         writer.write(b"x\n")
     writer.close()
     assert time.perf_counter() - began < 5, "one wait for all of them, and one at the end"
+
+
+def test_a_line_is_rendered_by_the_thread_in_its_turn(reader: Reader) -> None:
+    reader.is_reading.set()
+    writer = LogWriter(reader)
+    threads: list[threading.Thread] = []
+
+    def render() -> bytes:
+        threads.append(threading.current_thread())
+        return b"second\n"
+
+    with writer.batching():
+        writer.write(b"first\n")
+        writer.write_later(render)
+        writer.write(b"third\n")
+    assert reader.lines == [b"first", b"second", b"third"]
+    assert threads[0] is not threading.current_thread()
+
+
+def test_a_line_that_cannot_be_rendered_costs_no_other(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    reader.is_reading.set()
+    writer = LogWriter(reader)
+
+    def render() -> bytes:
+        raise LookupError("what a client wrote")
+
+    with writer.batching():
+        writer.write(b"first\n")
+        writer.write_later(render)
+        writer.write_later(lambda: b"x" * 2 * MAX_LINE_BYTES + b"\n")
+    first, cut = reader.lines
+    assert first == b"first"
+    assert len(cut) == MAX_LINE_BYTES - 1
+    assert [record.getMessage() for record in caplog.records] == ["log line could not be rendered: LookupError"]
+
+
+def test_unrendered_lines_take_their_part_of_the_queue_until_they_are_written(reader: Reader) -> None:
+    writer = stalled(reader)
+    limit = MAX_QUEUED_BYTES // UNRENDERED_BYTES
+    with writer.batching():
+        for _ in range(limit + 100):
+            writer.write_later(lambda: b"x\n")
+        assert abs(writer.dropped - 100) <= 1
+        reader.is_reading.set()
+        assert writer.flush(10)
+        dropped = writer.dropped
+        for _ in range(limit):
+            writer.write_later(lambda: b"y\n")
+    assert writer.dropped == dropped
+    assert reader.lines.count(b"y") == limit
 
 
 def test_once_the_reader_is_back_lines_are_waited_for_again(reader: Reader) -> None:

@@ -567,6 +567,13 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "new lines are dropped and counted",
             "tests/test_log_writer.py::test_a_stalled_reader_costs_the_newest_lines_and_gets_their_number",
         ),
+        Bound(
+            "What a line of the access log counts as among these",
+            "src.observability.log_writer.UNRENDERED_BYTES",
+            "bytes",
+            "new lines are dropped and counted",
+            "tests/test_log_writer.py::test_unrendered_lines_take_their_part_of_the_queue_until_they_are_written",
+        ),
     ),
     "Stopping": (
         Bound(

@@ -1,10 +1,13 @@
 """The access log: one line a request and one an RPC.
 
-A line is made in one go. Through the processors of the other lines, which have to be ready for anything,
-it would cost as much as all layers of the chain together.
+A line is rendered in one go, in the thread of the log. Through the processors of the other lines, which have to be
+ready for anything, it would cost as much as all layers of the chain together; rendered by the event loop, a tenth of a
+request from the cache.
 """
 
+import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -45,11 +48,14 @@ class AccessLines:
         if self._console is not None:
             getattr(self._console, level)(event, **fields)
             return
-        line = structlog.contextvars.get_contextvars()
-        line.update(fields)
-        line["logger"] = LOGGER
+        bound = structlog.contextvars.get_contextvars()
+        self._writer.write_later(partial(self._render, event, level, time.time(), bound, fields))
+
+    def _render(self, event: str, level: str, seconds: float, bound: dict[str, Any], fields: dict[str, Any]) -> bytes:
+        line = {**bound, **fields, "logger": LOGGER}
+        moment = datetime.fromtimestamp(seconds, UTC)
         if self._is_google_cloud:
-            line.update(message=event, severity=level.upper(), time=datetime.now(UTC))
+            line.update(message=event, severity=level.upper(), time=moment)
         else:
-            line.update(event=event, level=level, timestamp=datetime.now(UTC))
-        self._writer.write(self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode()).encode())
+            line.update(event=event, level=level, timestamp=moment)
+        return self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode()).encode()

@@ -5,6 +5,7 @@ reader is back, a line of the log gives their number.
 """
 
 import atexit
+import logging
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from functools import cache
 from queue import Empty, SimpleQueue
 
 MAX_LINE_BYTES = 16 * 1024
+UNRENDERED_BYTES = 1024  # that a line takes until it is rendered: a dictionary and its short values
 MAX_QUEUED_LINES = 16_384
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 # Seconds that lines wait for others while the process serves: one wake-up of the thread for all of them.
@@ -28,9 +30,10 @@ EXIT_SECONDS = 0.5  # for what is left at the end
 # A pipe takes this many bytes at once or not at all (POSIX: PIPE_BUF is at least 512, on Linux 4096), so lines of
 # several workers do not mix.
 MAX_WRITE_BYTES = select.PIPE_BUF
-_CUT = "…\n".encode()
+_END_OF_CUT = "…\n".encode()
 
 Sink = Callable[[bytes], None]
+Render = Callable[[], bytes]
 
 
 class LogWriter:
@@ -53,7 +56,7 @@ class LogWriter:
 
     def renew(self) -> None:
         """Start anew in the child of a fork, which has neither the thread nor a part in the lines of its parent."""
-        self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | Render | threading.Event] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_batching = self._is_stalled = False
@@ -66,19 +69,16 @@ class LogWriter:
 
         While the process does not serve (see `batching`), wait a quarter of a second for it to be written.
         """
-        if len(line) > MAX_LINE_BYTES:
-            line = line[: MAX_LINE_BYTES - len(_CUT)].decode(errors="ignore").encode() + _CUT
-        with self._lock:
-            if not self._has_room(len(line)):
-                self.dropped += 1
-                return
-            self._put_lines += 1
-            self._put_bytes += len(line)
-            self._queue.put(line)
-            if self._thread is None:
-                self._start()
-        if not self._is_batching and not self._is_stalled:
-            self._is_stalled = not self.flush(PROMPT_SECONDS)
+        line = _cut(line)
+        self._put(line, len(line))
+
+    def write_later(self, render: Render) -> None:
+        """Queue a line that the thread renders: for lines of every request, which must cost the event loop little.
+
+        Args:
+            render: Makes the line, its line feed included, of values that take 1 KiB at most.
+        """
+        self._put(render, UNRENDERED_BYTES)
 
     @contextmanager
     def batching(self) -> Iterator[None]:
@@ -104,6 +104,19 @@ class LogWriter:
         """Write what is left, in half a second at most."""
         self._is_batching = False
         self._is_stalled = not self.flush(EXIT_SECONDS)
+
+    def _put(self, item: bytes | Render, size: int) -> None:
+        with self._lock:
+            if not self._has_room(size):
+                self.dropped += 1
+                return
+            self._put_lines += 1
+            self._put_bytes += size
+            self._queue.put(item)
+            if self._thread is None:
+                self._start()
+        if not self._is_batching and not self._is_stalled:
+            self._is_stalled = not self.flush(PROMPT_SECONDS)
 
     def _has_room(self, size: int) -> bool:
         lines = self._put_lines - self._written_lines
@@ -132,34 +145,53 @@ class LogWriter:
             self._write_in_order(items)
             self._report(dropped)
 
-    def _write_in_order(self, items: "list[bytes | threading.Event]") -> None:
+    def _write_in_order(self, items: "list[bytes | Render | threading.Event]") -> None:
         """Write the lines, in chunks that a pipe takes at once; set each event when all before it are written."""
-        chunk: list[bytes] = []
+        chunk: list[tuple[bytes, int]] = []
         size = 0
         for item in items:
-            if chunk and (isinstance(item, threading.Event) or size + len(item) > MAX_WRITE_BYTES):
-                self._write_chunk(chunk)
-                chunk, size = [], 0
             if isinstance(item, threading.Event):
+                self._write_chunk(chunk)
                 item.set()
-            else:
-                chunk.append(item)
-                size += len(item)
-        if chunk:
-            self._write_chunk(chunk)
+                continue
+            line = _rendered(item)
+            if size + len(line) > MAX_WRITE_BYTES:
+                self._write_chunk(chunk)
+            size = len(line) + (size if chunk else 0)
+            chunk.append((line, len(item) if isinstance(item, bytes) else UNRENDERED_BYTES))
+        self._write_chunk(chunk)
 
-    def _write_chunk(self, lines: list[bytes]) -> None:
-        data = b"".join(lines)
-        self._sink(data)
-        self._written_lines += len(lines)
-        self._written_bytes += len(data)
+    def _write_chunk(self, chunk: list[tuple[bytes, int]]) -> None:
+        """Write the lines, each with the bytes that it took in the queue, and empty the chunk."""
+        if not chunk:
+            return
+        self._sink(b"".join(line for line, _ in chunk))
+        self._written_lines += len(chunk)
+        self._written_bytes += sum(queued for _, queued in chunk)
         self._is_stalled = False
+        chunk.clear()
 
     def _report(self, dropped: int) -> None:
         """Write how many lines were dropped since the last report."""
         if dropped > self._reported:
             self._sink(self.describe_dropped(dropped - self._reported).encode() + b"\n")
             self._reported = dropped
+
+
+def _rendered(item: bytes | Render) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    try:
+        return _cut(item())
+    except Exception as error:  # must not end the thread
+        logging.getLogger(__name__).warning("log line could not be rendered: %s", type(error).__name__)
+        return b""
+
+
+def _cut(line: bytes) -> bytes:
+    if len(line) <= MAX_LINE_BYTES:
+        return line
+    return line[: MAX_LINE_BYTES - len(_END_OF_CUT)].decode(errors="ignore").encode() + _END_OF_CUT
 
 
 @cache
