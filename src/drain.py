@@ -15,6 +15,9 @@ class Drain:
         grace: Seconds from `begin` that work may go on for.
         accepting: Seconds from `begin` that new work is still accepted for. Servers take a moment to close their
             doors; what comes in meanwhile would otherwise fail, although other instances are up.
+
+    Attributes:
+        in_flight: Requests (http) and RPCs (grpc) that have not ended yet.
     """
 
     def __init__(self, grace: float, *, accepting: float = 0.0) -> None:
@@ -22,7 +25,7 @@ class Drain:
         self._accepting = min(accepting, grace)
         self._limits: set[asyncio.Timeout] = set()
         self._receiving: set[Receiving] = set()
-        self._calls = 0
+        self.in_flight = {"http": 0, "grpc": 0}
         self._all_ended = asyncio.Event()
         self._refuses_at = self._ends_at = float("inf")  # on the loop's clock
 
@@ -86,14 +89,14 @@ class Drain:
         self.check()
         return Receiving(self._receiving)
 
-    def enter(self) -> None:
+    def enter(self, protocol: str) -> None:
         """Count a request or RPC in, whatever becomes of it."""
-        self._calls += 1
+        self.in_flight[protocol] += 1
 
-    def leave(self) -> None:
+    def leave(self, protocol: str) -> None:
         """Count it out."""
-        self._calls -= 1
-        if not self._calls:
+        self.in_flight[protocol] -= 1
+        if not self.in_flight[protocol]:
             self._all_ended.set()
 
     async def refusing(self) -> None:
@@ -105,7 +108,7 @@ class Drain:
         await self.refusing()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._ends_at + extra):
-                while self._calls:
+                while any(self.in_flight.values()):
                     self._all_ended.clear()
                     await self._all_ended.wait()
 

@@ -16,7 +16,7 @@ from src.errors import RateLimited, ServiceError, ShuttingDown, TimedOut, as_ser
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
 from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, current_rpc
 from src.grpc_requests import Reader, RequestReaders
-from src.observability.access_log import AccessLines
+from src.observability.access_log import CallListener, EndedCall, report_call
 from src.observability.failures import log_failure
 from src.rate_limit import RateLimit
 from src.util.client_address import TrustedProxies
@@ -216,29 +216,26 @@ async def _refuse_unknown(_context: Context, _rpc: Rpc, _deadline: Deadline) -> 
 
 
 class GrpcLoggingInterceptor(RpcHook):
-    """Writes one line for each RPC when it has ended, however it ended; binds its id to every line in between."""
+    """Reports each RPC when it has ended, however it ended; binds its id to every log line in between.
 
-    def __init__(self, lines: AccessLines) -> None:
-        self._lines = lines
+    Args:
+        listeners: Get the record of the ended RPC, the access log among them.
+    """
+
+    def __init__(self, listeners: Sequence[CallListener]) -> None:
+        self._listeners = listeners
 
     async def on_start(self, rpc: Rpc) -> None:
         """Bind the id."""
         structlog.contextvars.bind_contextvars(request_id=rpc.request_id)
 
     def on_end(self, _token: None, rpc: Rpc) -> None:
-        """Write the line."""
-        self._lines.write(
-            "rpc",
-            "debug" if rpc.method in PROBE_METHODS and rpc.code in QUIET_CODES else "info",
-            {
-                "method": rpc.method,
-                "code": rpc.code,
-                "duration_ms": round(rpc.seconds * 1000, 2),
-                "client": rpc.client,
-                "request_id": rpc.request_id,
-                "bytes": rpc.sent_bytes,
-            },
+        """Report it."""
+        name, is_quiet = rpc.method, rpc.method in PROBE_METHODS and rpc.code in QUIET_CODES
+        call = EndedCall(
+            "grpc", name, "", name, rpc.code, rpc.seconds, rpc.sent_bytes, rpc.client, rpc.request_id, is_quiet
         )
+        report_call(call, self._listeners)
 
 
 class GrpcRateLimitInterceptor(RpcHook):

@@ -18,7 +18,7 @@ from src.grpc_health import SERVICE_NAME as HEALTH_SERVICE
 from src.grpc_health import HealthService
 from src.grpc_hooks import RpcHook, current_rpc
 from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
-from src.observability.access_log import AccessLines
+from src.observability.access_log import AccessLines, CallListener
 from src.operations import OPERATIONS, Operation
 from src.rate_limit import RateLimit
 from src.runner import Result, Runner
@@ -47,7 +47,8 @@ class GrpcServer:
     It has to be made inside the process, and the event loop, that serves it.
 
     Args:
-        observers: Hooks around all others, for metrics and traces.
+        hooks: Around all others, for the drain and traces.
+        listeners: Get the record of each RPC that has ended, as the access log does.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class GrpcServer:
         settings: Settings,
         runner: Runner,
         limit: RateLimit,
-        observers: Sequence[RpcHook] = (),
+        hooks: Sequence[RpcHook] = (),
+        listeners: Sequence[CallListener] = (),
     ) -> None:
         self._health = HealthService([SERVICE.full_name])
-        hooks = (*observers, GrpcLoggingInterceptor(AccessLines(settings)), GrpcRateLimitInterceptor(limit))
+        logging = GrpcLoggingInterceptor((AccessLines(settings).write, *listeners))
         self._interceptor = RpcInterceptor(
-            hooks,
+            (*hooks, logging, GrpcRateLimitInterceptor(limit)),
             timeout=settings.request_timeout,
             proxies=TrustedProxies(settings.trusted_proxy_networks),
             operations={f"/{SERVICE.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},

@@ -17,11 +17,11 @@ class RequestsInFlight:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        self._drain.enter()
+        self._drain.enter("http")
         try:
             await self.app(scope, receive, send)
         finally:
-            self._drain.leave()
+            self._drain.leave("http")
 
 
 class RpcsInFlight(RpcHook):
@@ -32,8 +32,8 @@ class RpcsInFlight(RpcHook):
 
     async def on_start(self, _rpc: Rpc) -> None:
         """Count it in."""
-        self._drain.enter()
+        self._drain.enter("grpc")
 
     def on_end(self, _token: None, _rpc: Rpc) -> None:
         """Count it out."""
-        self._drain.leave()
+        self._drain.leave("grpc")

@@ -37,7 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
 from src.errors import PayloadTooLarge, TimedOut, as_service_error
-from src.observability.access_log import AccessLines
+from src.observability.access_log import AccessLines, CallListener, EndedCall, report_call
 from src.rate_limit import RateLimit, RateLimitMiddleware
 from src.responses import guard, guarded, in_time, release, send_status
 from src.util.client_address import TrustedProxies, client_of
@@ -88,15 +88,20 @@ SWAGGER_CSP = (
 
 
 def apply_security_middleware(
-    app: ASGIApp, settings: Settings, limit: RateLimit, operations: Mapping[str, str] | None = None
+    app: ASGIApp,
+    settings: Settings,
+    limit: RateLimit,
+    operations: Mapping[str, str] | None = None,
+    listeners: Sequence[CallListener] = (),
 ) -> ASGIApp:
     """Wrap `app` in the whole chain.
 
     Args:
         limit: The one that the gRPC side asks too.
         operations: The flow's name by path, for the log.
+        listeners: Get the record of each request that has ended, as the access log does.
     """
-    return wrap(app, layers(settings, limit), settings, operations)
+    return wrap(app, layers(settings, limit, listeners), settings, operations)
 
 
 def wrap(
@@ -108,16 +113,17 @@ def wrap(
     return Edge(app, settings, operations)
 
 
-def layers(settings: Settings, limit: RateLimit) -> list[Layer]:
-    """The chain, outermost first."""
+def layers(settings: Settings, limit: RateLimit, listeners: Sequence[CallListener] = ()) -> list[Layer]:
+    """Return the chain, outermost first."""
+    listeners = (AccessLines(settings).write, *listeners)
     proxies = TrustedProxies(settings.trusted_proxy_networks)
-    unnoticed = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
+    quiet_paths = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
     return [
-        lambda app: AccessLog(app, AccessLines(settings), proxies, unnoticed),
+        lambda app: AccessLog(app, listeners, proxies, quiet_paths),
         GZip,
         lambda app: CORS(app, settings.cors_origins),
         lambda app: TrustedHost(app, settings.trusted_host_patterns),
-        lambda app: RateLimitMiddleware(app, limit, proxies, unnoticed),
+        lambda app: RateLimitMiddleware(app, limit, proxies, quiet_paths),
         lambda app: Timeout(app, settings.request_timeout),
         lambda app: MaxBodySize(app, settings.max_body_size),
         ExceptionHandler,
@@ -175,12 +181,14 @@ class Edge:
 
 
 class AccessLog:
-    """One line a request, when it has ended; at debug level for the paths that are to go unnoticed."""
+    """Reports each request when it has ended; those for quiet paths are logged at debug level."""
 
-    def __init__(self, app: ASGIApp, lines: AccessLines, proxies: TrustedProxies, unnoticed: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, listeners: Sequence[CallListener], proxies: TrustedProxies, quiet_paths: frozenset[str]
+    ) -> None:
         self.app = app
-        self._lines = lines
-        self._unnoticed = unnoticed
+        self._listeners = listeners
+        self._quiet_paths = quiet_paths
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,19 +214,11 @@ class AccessLog:
                 status = as_service_error(error).http_status
             raise
         finally:
-            self._lines.write(
-                "request",
-                "debug" if route_path(scope) in self._unnoticed else "info",
-                {
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "duration_ms": round((time.perf_counter() - began) * 1000, 2),
-                    "client": client_of(scope, self._proxies),
-                    "request_id": request_id_of(scope),
-                    "bytes": size,
-                },
-            )
+            seconds = time.perf_counter() - began
+            method, path, route = scope["method"], scope["path"], route_path(scope)
+            client, is_quiet = client_of(scope, self._proxies), route in self._quiet_paths
+            call = EndedCall("http", method, path, route, status, seconds, size, client, request_id_of(scope), is_quiet)
+            report_call(call, self._listeners)
 
 
 class GZip:

@@ -28,6 +28,7 @@ from src.image_fetch import ImageFetcher
 from src.in_flight import RequestsInFlight, RpcsInFlight
 from src.llm import Llm
 from src.observability.log_writer import stderr_writer
+from src.observability.sources import Sources
 from src.observability.watch import Watch, build_watch
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
@@ -59,7 +60,8 @@ def build_app(settings: Settings) -> ASGIApp:
     limit = RateLimit(buckets, settings.rate_limit)
     breaker = build_breaker(settings)
     cache = build_cache(settings)
-    watch = build_watch(settings, traces, buckets, breaker, cache)
+    drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
+    watch = build_watch(settings, traces, Sources(drain, buckets, breaker, cache))
     llm = Llm(
         ai,
         timeout=settings.llm_timeout / 1000,
@@ -68,7 +70,6 @@ def build_app(settings: Settings) -> ASGIApp:
         watchers=watch.llm_calls,
     )
     images = ImageFetcher(client_share=settings.client_share)
-    drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
     flows = Flows(llm, images, client_share=settings.client_share)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
     service = Service(settings, ai, runner, limit, drain, watch=watch)
@@ -78,7 +79,7 @@ def build_app(settings: Settings) -> ASGIApp:
     # Sentry's SDK sees the requests that FastAPI sees.
     app = rest if settings.sentry_dsn else Shortcut(rest)
     operations = {operation.path: operation.name for operation in OPERATIONS}
-    secured = apply_security_middleware(app, settings, limit, operations)
+    secured = apply_security_middleware(app, settings, limit, operations, watch.listeners)
     return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))
 
 
@@ -233,7 +234,7 @@ class Service:
             from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
 
             hooks = (RpcsInFlight(self._drain), *self._watch.rpc_hooks())
-            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks)
+            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._watch.listeners)
             try:
                 await self._grpc.start()
             except RuntimeError:

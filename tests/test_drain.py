@@ -128,14 +128,14 @@ def test_a_client_who_leaves_in_the_middle_of_its_body_stays_one() -> None:
 def test_it_is_finished_when_the_last_call_has_left() -> None:
     async def scenario() -> None:
         drain = Drain(60, accepting=0.01)
-        drain.enter()
-        drain.enter()
+        drain.enter("http")
+        drain.enter("grpc")
         drain.begin()
         finished = asyncio.create_task(drain.finished(extra=1))
-        drain.leave()
+        drain.leave("http")
         await asyncio.sleep(0.05)
         assert not finished.done()
-        drain.leave()
+        drain.leave("grpc")
         await asyncio.wait_for(finished, 5)
 
     asyncio.run(scenario())
@@ -144,7 +144,7 @@ def test_it_is_finished_when_the_last_call_has_left() -> None:
 def test_a_call_that_never_leaves_holds_it_up_for_the_grace_and_a_little_more() -> None:
     async def scenario() -> None:
         drain = Drain(0.05)
-        drain.enter()
+        drain.enter("http")
         drain.begin()
         await asyncio.wait_for(drain.finished(extra=0.05), 5)
         assert drain.seconds_left == 0

@@ -35,7 +35,7 @@ class Client:
 
 
 def messages_read(sent: int) -> int:
-    """How many of the messages the handler gets."""
+    """Return the number of messages that the handler gets."""
 
     async def run() -> int:
         handler: Any = grpc.stream_unary_rpc_method_handler(ANY)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from src.config import Settings, load_settings
 from src.errors import ServiceError
 from src.observability import logs
-from src.observability.access_log import AccessLines
+from src.observability.access_log import AccessLines, EndedCall, report_call
 from src.observability.failures import log_failure
 from src.observability.log_writer import MAX_LINE_BYTES
 from src.observability.logs import logging_config
@@ -49,6 +49,11 @@ def record(
     made = logging.LogRecord("some.library", logging.WARNING, __file__, 1, message, args, exc_info)
     vars(made).update(extra or {})
     return made
+
+
+def ended(text: str) -> EndedCall:
+    """A request whose client wrote this text wherever it could."""
+    return EndedCall("http", text, text, text, 200, 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
@@ -113,7 +118,7 @@ ANYTHING = st.text(st.characters(exclude_categories=[]) | st.sampled_from("\x1b\
 @given(ANYTHING)
 def test_an_access_line_is_one_line_that_no_client_writes(path: str) -> None:
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        AccessLines(settings(log_level="info")).write("request", "info", {"method": path, "path": path})
+        AccessLines(settings(log_level="info")).write(ended(path))
     assert stderr.getvalue().rstrip("\n").isprintable()
     entry = json.loads(stderr.getvalue())
     assert entry["path"] == entry["method"] == Redactor([]).text(visible(path))
@@ -131,7 +136,7 @@ def test_a_coloured_line_gives_a_terminal_no_orders_but_colours(message: str, va
 
 @pytest.mark.parametrize("text", ["x" * 60_000, "eyJ-" * 15_000, "\x1b" * 60_000])
 def test_what_a_client_wrote_is_cut_wherever_it_is_logged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    AccessLines(settings(log_level="info")).write("rpc", "info", {"method": text, "path": text})
+    AccessLines(settings(log_level="info")).write(ended(text))
     entry = json.loads(capsys.readouterr().err)
     with structlog.testing.capture_logs() as captured:
         log_failure(ServiceError(), text)
@@ -182,11 +187,24 @@ def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:
     assert written(record("\ud800"))["event"] == "\ud800"
 
 
+def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners() -> None:
+    heard: list[EndedCall] = []
+
+    def failing(_call: EndedCall) -> None:
+        raise LookupError("x")
+
+    call = ended("/")
+    with structlog.testing.capture_logs() as captured:
+        report_call(call, [failing, heard.append])
+    assert heard == [call]
+    assert [line["log_level"] for line in captured] == ["error"]
+
+
 def test_a_closed_log_fails_no_request() -> None:
     closed = io.StringIO()
     closed.close()
     with contextlib.redirect_stderr(closed):
-        AccessLines(settings(log_level="info")).write("request", "info", {"method": "GET", "path": "/"})
+        AccessLines(settings(log_level="info")).write(ended("/"))
 
 
 def test_an_exceptions_words_are_withheld_and_its_places_kept() -> None:

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from src.drain import Drain
 from src.observability import metrics
-from src.observability.metrics import Metrics, Watched
+from src.observability.metrics import Metrics
 from src.observability.metrics_store import MetricsStore
+from src.observability.sources import Sources
 from src.rate_limit import MemoryBuckets
 
 
@@ -15,8 +17,8 @@ def test_dropped_log_lines_are_counted(tmp_path: Path, monkeypatch: pytest.Monke
     writer = SimpleNamespace(dropped=3)
     monkeypatch.setattr(metrics, "stderr_writer", lambda: writer)
     with (tmp_path / "lock").open("ab") as lock:
-        watched = Watched(MemoryBuckets(), breaker=None, cache=None)
-        counted = Metrics(model="offline/demo", watched=watched, store=MetricsStore(tmp_path, lock, is_first=True))
+        sources = Sources(Drain(1), MemoryBuckets(), breaker=None, cache=None)
+        counted = Metrics(model="offline/demo", sources=sources, store=MetricsStore(tmp_path, lock, is_first=True))
         counted.sample()
         writer.dropped = 5
         counted.sample()

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import LogCapture
 
 from src.config import Settings, load_settings
-from src.observability import failures
-from src.observability.access_log import AccessLines
+from src.observability import access_log, failures
+from src.observability.access_log import AccessLines, EndedCall
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
 from src.util.probes import PROBE_PATHS
@@ -257,8 +257,9 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     )
     monkeypatch.setattr(failures, "log", logger)
 
-    def write(_: AccessLines, event: str, level: str, fields: dict[str, Any]) -> None:
-        getattr(logger, level)(event, **fields)
+    def write(_: AccessLines, call: EndedCall) -> None:
+        event, fields = access_log._line(call)
+        getattr(logger, "debug" if call.is_quiet else "info")(event, **fields)
 
     monkeypatch.setattr(AccessLines, "write", write)
     return capture.entries

@@ -1,4 +1,4 @@
-"""The access log: one line a request and one an RPC.
+"""The record of an ended request or RPC, and the access log: one line for each.
 
 A line is rendered in one go, in the thread of the log. Through the processors of the other lines, which have to be
 ready for anything, it would cost as much as all layers of the chain together; rendered by the event loop, a tenth of a
@@ -6,20 +6,67 @@ request from the cache.
 """
 
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import orjson
 import structlog
 
 from src.config import Settings
+from src.errors import as_service_error
+from src.observability.failures import log_failure
 from src.observability.log_writer import stderr_writer
 from src.observability.redaction import Redactor, client_text
 
 LOGGER = "access"
-_BY_CLIENTS = ("method", "path")  # as they were sent, so they can hold anything
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+
+Protocol: TypeAlias = Literal["http", "grpc"]
+
+
+@dataclass(slots=True)
+class EndedCall:
+    """A request or an RPC that has ended. What its client wrote is made printable and cut (see `client_text`).
+
+    Attributes:
+        method: The request's method, or the RPC's full name.
+        path: The request's path; empty for an RPC.
+        route: The path below the one that the app is mounted under; the RPC's full name.
+        status: The response's status, 499 if the client left before it; the name of the RPC's status code.
+        seconds: How long it took.
+        bytes: Size of the response's body or of the RPC's messages.
+        client: Address.
+        is_quiet: Logged at debug level: a health check, or a request of the status page.
+    """
+
+    protocol: Protocol
+    method: str
+    path: str
+    route: str
+    status: int | str
+    seconds: float
+    bytes: int
+    client: str
+    request_id: str
+    is_quiet: bool
+
+    def __post_init__(self) -> None:
+        self.method, self.path, self.route = client_text(self.method), client_text(self.path), client_text(self.route)
+
+
+CallListener: TypeAlias = Callable[[EndedCall], None]
+
+
+def report_call(call: EndedCall, listeners: Iterable[CallListener]) -> None:
+    """Hand the record to all listeners. One that fails costs neither the call nor the other listeners."""
+    for listener in listeners:
+        try:
+            listener(call)
+        except Exception as error:
+            log_failure(as_service_error(error), "")
 
 
 class AccessLines:
@@ -32,26 +79,20 @@ class AccessLines:
         self._writer = stderr_writer()
         self._is_google_cloud = settings.on_cloud_run
 
-    def write(self, event: str, level: str, fields: dict[str, Any]) -> None:
-        """Write a line.
-
-        Args:
-            event: What has ended: request or rpc.
-            level: info, or debug for what is to go unnoticed.
-            fields: What is told of it; its method and its path as the client sent them.
-        """
+    def write(self, call: EndedCall) -> None:
+        """Write the line of a call."""
+        level = "debug" if call.is_quiet else "info"
         if level not in self._levels:
             return
-        for name in _BY_CLIENTS:
-            if name in fields:
-                fields[name] = client_text(fields[name])
         if self._console is not None:
+            event, fields = _line(call)
             getattr(self._console, level)(event, **fields)
             return
         bound = structlog.contextvars.get_contextvars()
-        self._writer.write_later(partial(self._render, event, level, time.time(), bound, fields))
+        self._writer.write_later(partial(self._render, call, level, time.time(), bound))
 
-    def _render(self, event: str, level: str, seconds: float, bound: dict[str, Any], fields: dict[str, Any]) -> bytes:
+    def _render(self, call: EndedCall, level: str, seconds: float, bound: dict[str, Any]) -> bytes:
+        event, fields = _line(call)
         line = {**bound, **fields, "logger": LOGGER}
         moment = datetime.fromtimestamp(seconds, UTC)
         if self._is_google_cloud:
@@ -59,3 +100,18 @@ class AccessLines:
         else:
             line.update(event=event, level=level, timestamp=moment)
         return self._redactor.text(orjson.dumps(line, option=_OPTIONS).decode()).encode()
+
+
+def _line(call: EndedCall) -> tuple[str, dict[str, Any]]:
+    """Return the event and the fields of a call's line."""
+    if call.protocol == "http":
+        event, names = "request", {"method": call.method, "path": call.path, "status": call.status}
+    else:
+        event, names = "rpc", {"method": call.method, "code": call.status}
+    return event, {
+        **names,
+        "duration_ms": round(call.seconds * 1000, 2),
+        "client": call.client,
+        "request_id": call.request_id,
+        "bytes": call.bytes,
+    }

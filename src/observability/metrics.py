@@ -8,32 +8,32 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics import exposition as openmetrics
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.cache import CacheStats, FlowCache
-from src.circuit_breaker import BreakerStats, CircuitBreaker, State
+from src.cache import CacheStats
+from src.circuit_breaker import BreakerStats, State
 from src.config import ConfigError
 from src.errors import as_service_error
-from src.grpc_hooks import PROBE_METHODS, Rpc, RpcHook
+from src.grpc_hooks import PROBE_METHODS
 from src.llm import LlmCall
+from src.observability.access_log import EndedCall
 from src.observability.log_writer import stderr_writer
 from src.observability.metrics_server import OPEN_METRICS, MetricsServer
 from src.observability.metrics_store import MetricsStore
+from src.observability.sources import Sources
 from src.operations import OPERATIONS
-from src.rate_limit import BucketStats, BucketStore
+from src.rate_limit import BucketStats
 from src.util.probes import PROBE_PATHS
-from src.util.scope import CLIENT_GONE, CLIENT_LEFT, METHODS, route_path
+from src.util.scope import METHODS
 
 log = structlog.get_logger(__name__)
 
@@ -45,34 +45,22 @@ LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 STATES = (State.CLOSED, State.HALF_OPEN, State.OPEN)
 
 
-@dataclass(frozen=True)
-class Watched:
-    """The parts whose own counts are read once a second."""
-
-    buckets: BucketStore
-    breaker: CircuitBreaker | None
-    cache: "FlowCache[Any] | None"
-
-
 class Metrics:
     """All metrics of one process.
 
-    Attributes:
-        active: Requests and RPCs under way.
-
     Args:
         model: The LLM's name.
-        watched: What is sampled.
+        sources: The parts whose own counts are read once a second.
         store: Where the workers add up what they count.
     """
 
-    def __init__(self, *, model: str, watched: Watched, store: MetricsStore) -> None:
+    def __init__(self, *, model: str, sources: Sources, store: MetricsStore) -> None:
         registry = CollectorRegistry()  # unread: the files are
         self._store = store
         self._port_lock: IO[bytes] | None = None  # held while this process listens
         self._has_warned = False
         self._model = model
-        self._watched = watched
+        self._sources = sources
         self._requests = Histogram(
             "http_server_request_duration_seconds",
             "Duration of requests over REST.",
@@ -136,25 +124,24 @@ class Metrics:
         self._log_lines_dropped = Counter(
             "log_lines_dropped", "Log lines dropped because nothing read them in time.", registry=registry
         )
-        self._known_requests: dict[tuple[str, str, int], Histogram] = {}
-        self.active = {"http": 0, "grpc": 0}
+        self._known_requests: dict[tuple[str, str, int | str], Histogram] = {}
         self._last_dropped = 0
         self._last_buckets = BucketStats(0, 0)
         self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
         self._last_cache = CacheStats(0, 0, 0, 0, 0)
 
-    def observe_request(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Note a request that has ended; 499 is the status of one whose client left before any answer."""
-        labels = (method if method in METHODS else OTHER, path if path in ROUTES else OTHER, status)
+    def observe(self, call: EndedCall) -> None:
+        """Count a request or an RPC that has ended, and its duration."""
+        if call.protocol == "grpc":
+            name = call.route.removeprefix("/") if call.route in RPCS else OTHER
+            self._rpc_calls.labels(name, call.status).observe(call.seconds)
+            return
+        method = call.method if call.method in METHODS else OTHER
+        labels = (method, call.route if call.route in ROUTES else OTHER, call.status)
         histogram = self._known_requests.get(labels)
         if histogram is None:
             histogram = self._known_requests[labels] = self._requests.labels(*labels)
-        histogram.observe(seconds)
-
-    def observe_rpc(self, method: str, code: str, seconds: float) -> None:
-        """Note an RPC that has ended."""
-        name = method.removeprefix("/") if method in RPCS else OTHER
-        self._rpc_calls.labels(name, code).observe(seconds)
+        histogram.observe(call.seconds)
 
     @contextmanager
     def llm_call(self, call: LlmCall) -> Iterator[None]:
@@ -235,19 +222,19 @@ class Metrics:
 
     def sample(self) -> None:
         """Take over what the watched parts have counted since the last time."""
-        buckets, before = self._watched.buckets.stats(), self._last_buckets
+        buckets, before = self._sources.buckets.stats(), self._last_buckets
         self._decisions.labels("allowed").inc(buckets.allowed - before.allowed)
         self._decisions.labels("refused").inc(buckets.refused - before.refused)
         self._last_buckets = buckets
         dropped = stderr_writer().dropped
         self._log_lines_dropped.inc(dropped - self._last_dropped)
         self._last_dropped = dropped
-        for protocol, active in self.active.items():
+        for protocol, active in self._sources.drain.in_flight.items():
             self._active.labels(protocol).set(active)
-        if self._watched.breaker is not None:
-            self._sample_breaker(self._watched.breaker.stats())
-        if self._watched.cache is not None:
-            self._sample_cache(self._watched.cache.stats())
+        if self._sources.breaker is not None:
+            self._sample_breaker(self._sources.breaker.stats())
+        if self._sources.cache is not None:
+            self._sample_cache(self._sources.cache.stats())
 
     def _sample_breaker(self, now: BreakerStats) -> None:
         self._breaker_state.set(STATES.index(now.state))
@@ -287,48 +274,3 @@ def sweep_dead_workers(directory: Path) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-class Measured:
-    """Measures every request, around the whole chain."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        metrics = self._metrics
-        status = CLIENT_GONE
-        began = time.perf_counter()
-        metrics.active["http"] += 1
-
-        def noting(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if message["type"] == "http.response.start" and CLIENT_LEFT not in scope["state"]:
-                status = message["status"]
-            return send(message)
-
-        try:
-            await self.app(scope, receive, noting)
-        finally:
-            metrics.active["http"] -= 1
-            metrics.observe_request(scope["method"], route_path(scope), status, time.perf_counter() - began)
-
-
-class RpcMetrics(RpcHook):
-    """Measures every RPC."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    async def on_start(self, _rpc: Rpc) -> None:
-        """Count it as active."""
-        self._metrics.active["grpc"] += 1
-
-    def on_end(self, _token: None, rpc: Rpc) -> None:
-        """Note how long it took, and how it ended."""
-        self._metrics.active["grpc"] -= 1
-        self._metrics.observe_rpc(rpc.method, rpc.code, rpc.seconds)

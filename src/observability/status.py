@@ -8,27 +8,22 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.cache import FlowCache
-from src.circuit_breaker import CircuitBreaker
-from src.grpc_hooks import Rpc, RpcHook
-from src.observability.redaction import client_text
-from src.rate_limit import BucketStore
+from src.grpc_hooks import PROBE_METHODS
+from src.observability.access_log import EndedCall
+from src.observability.sources import Sources
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
-from src.util.request_id import request_id_of
-from src.util.scope import CLIENT_GONE, CLIENT_LEFT, route_path
 
 PAGE = Path(__file__).with_name("status.html")
-UNSEEN = PROBE_PATHS | STATUS_PATHS
+UNSEEN = PROBE_PATHS | PROBE_METHODS | STATUS_PATHS
 MAX_CALLS = 500
 WINDOW_SECONDS = 60
 MAX_SHOWN = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request or an RPC that has ended; `at` is in seconds since the epoch."""
+class RecentCall:
+    """A request or an RPC of the table; `at` is when it ended, in seconds since the epoch."""
 
     at: float
     protocol: str
@@ -47,27 +42,29 @@ class Status:
         trace_url: Where one can be looked at, with `{trace_id}` in it; empty: nowhere.
     """
 
-    def __init__(
-        self,
-        buckets: BucketStore,
-        breaker: CircuitBreaker | None,
-        cache: "FlowCache[Any] | None",
-        *,
-        is_traced: bool,
-        trace_url: str,
-    ) -> None:
-        self._buckets = buckets
-        self._breaker = breaker
-        self._cache = cache
+    def __init__(self, sources: Sources, *, is_traced: bool, trace_url: str) -> None:
+        self._sources = sources
         self._is_traced = is_traced
         self._trace_url = trace_url
-        self._calls: deque[Call] = deque(maxlen=MAX_CALLS)
+        self._calls: deque[RecentCall] = deque(maxlen=MAX_CALLS)
 
-    def note(self, protocol: str, name: str, status: str, began: float, request_id: str) -> None:
-        """A call has ended; `began` is on the performance counter."""
-        duration = round((time.perf_counter() - began) * 1000, 2)
+    def note(self, call: EndedCall) -> None:
+        """Remember a call that has ended, unless it is a probe or one of the page's own."""
+        if call.route in UNSEEN:
+            return
+        is_rpc = call.protocol == "grpc"
+        name = call.method.rpartition("/")[2] if is_rpc else f"{call.method} {call.path}"
+        duration = round(call.seconds * 1000, 2)
         self._calls.append(
-            Call(time.time(), protocol, client_text(name), status, duration, request_id, self._trace_id())
+            RecentCall(
+                time.time(),
+                "gRPC" if is_rpc else "REST",
+                name,
+                str(call.status),
+                duration,
+                call.request_id,
+                self._trace_id(),
+            )
         )
 
     def _trace_id(self) -> str:
@@ -84,15 +81,16 @@ class Status:
         per_second = [0] * WINDOW_SECONDS
         for call in recent:
             per_second[min(WINDOW_SECONDS - 1, int(call.at - now + WINDOW_SECONDS))] += 1
+        breaker, cache = self._sources.breaker, self._sources.cache
         durations = sorted(call.duration_ms for call in recent)
         return {
             "per_second": per_second,
             "calls": len(recent),
             "p50_ms": _quantile(durations, 0.5),
             "p99_ms": _quantile(durations, 0.99),
-            "breaker": asdict(self._breaker.stats()) if self._breaker else None,
-            "cache": asdict(self._cache.stats()) if self._cache else None,
-            "rate_limit": asdict(self._buckets.stats()),
+            "breaker": asdict(breaker.stats()) if breaker else None,
+            "cache": asdict(cache.stats()) if cache else None,
+            "rate_limit": asdict(self._sources.buckets.stats()),
             "trace_url": self._trace_url,
             "recent": [asdict(call) for call in list(self._calls)[: -MAX_SHOWN - 1 : -1]],
         }
@@ -112,41 +110,3 @@ class Status:
 
 def _quantile(ordered: list[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
-
-
-class StatusLayer:
-    """Notes every request but probes and the page's own."""
-
-    def __init__(self, app: ASGIApp, status: Status) -> None:
-        self.app = app
-        self._status = status
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route_path(scope) in UNSEEN:
-            await self.app(scope, receive, send)
-            return
-        began, code = time.perf_counter(), CLIENT_GONE
-
-        async def noting(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start" and CLIENT_LEFT not in scope["state"]:
-                code = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, noting)
-        finally:
-            self._status.note("REST", f"{scope['method']} {scope['path']}", str(code), began, request_id_of(scope))
-
-
-class RpcStatus(RpcHook):
-    """Notes every RPC but health checks."""
-
-    skips_probes = True
-
-    def __init__(self, status: Status) -> None:
-        self._status = status
-
-    def on_end(self, _token: None, rpc: Rpc) -> None:
-        """Note it."""
-        self._status.note("gRPC", rpc.method.rpartition("/")[2], rpc.code, rpc.began, rpc.request_id)

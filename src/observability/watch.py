@@ -7,23 +7,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 from src.config import Settings, exit_with
 from src.llm import Watcher
+from src.observability.sources import Sources
 from src.providers.rows import PROVIDERS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from src.cache import FlowCache
-    from src.circuit_breaker import CircuitBreaker
     from src.grpc_hooks import RpcHook
+    from src.observability.access_log import CallListener
     from src.observability.metrics import Metrics
     from src.observability.status import Status
-    from src.rate_limit import BucketStore
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Watch:
 
     Attributes:
         llm_calls: Enclose each call of the LLM.
+        listeners: Get the record of each request and RPC that has ended.
         layers: Around the whole chain, outermost last.
     """
 
@@ -40,6 +40,7 @@ class Watch:
     traces: "TracerProvider | None" = None
     status: "Status | None" = None
     llm_calls: list[Watcher] = field(default_factory=list)
+    listeners: "list[CallListener]" = field(default_factory=list)
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
 
     def requests(self, app: ASGIApp) -> ASGIApp:
@@ -59,14 +60,6 @@ class Watch:
             from src.observability.sentry_rpcs import RpcTransactions
 
             hooks.append(RpcTransactions())
-        if self.metrics is not None:
-            from src.observability.metrics import RpcMetrics
-
-            hooks.append(RpcMetrics(self.metrics))
-        if self.status is not None:
-            from src.observability.status import RpcStatus
-
-            hooks.append(RpcStatus(self.status))
         return hooks
 
     @asynccontextmanager
@@ -96,18 +89,16 @@ class Watch:
 def build_watch(
     settings: Settings,
     traces: "TracerProvider | None",
-    buckets: "BucketStore",
-    breaker: "CircuitBreaker | None",
-    cache: "FlowCache[Any] | None",
+    sources: Sources,
 ) -> Watch:
     """Build the telemetry that the settings turn on."""
     watch = Watch(settings, traces=traces)
     if settings.debug:
-        from src.observability.status import Status, StatusLayer
+        from src.observability.status import Status
 
-        status = Status(buckets, breaker, cache, is_traced=traces is not None, trace_url=settings.trace_url)
+        status = Status(sources, is_traced=traces is not None, trace_url=settings.trace_url)
         watch.status = status
-        watch.layers.append(lambda app: StatusLayer(app, status))
+        watch.listeners.append(status.note)
     if settings.metrics_port:
         from src.observability.metrics_store import join_store
 
@@ -115,12 +106,12 @@ def build_watch(
             store = join_store(settings.metrics_port)
         except OSError as error:
             exit_with(f"METRICS_PORT={settings.metrics_port}: no place for the counts of all workers: {error}")
-        from src.observability.metrics import Measured, Metrics, Watched
+        from src.observability.metrics import Metrics
 
-        metrics = Metrics(model=settings.model, watched=Watched(buckets, breaker, cache), store=store)
+        metrics = Metrics(model=settings.model, sources=sources, store=store)
         watch.metrics = metrics
         watch.llm_calls.append(metrics.llm_call)
-        watch.layers.append(lambda app: Measured(app, metrics))
+        watch.listeners.append(metrics.observe)
     if traces is not None:
         from src.observability.traces import LlmTracing, Traced
 
