@@ -22,6 +22,7 @@ PROBE_METHODS = frozenset(
         "/grpc.health.v1.Health/Watch",
     }
 )
+UNKNOWN_OPERATION = "unknown"  # of a method that the service does not have
 PROBE_SECONDS = 5.0  # for a whole probe; a watch, once it has begun, has a limit of its own
 
 

@@ -14,7 +14,16 @@ from google.rpc import status_pb2
 
 from src.errors import RateLimited, ServiceError, ShuttingDown, TimedOut, as_service_error
 from src.grpc_errors import Context, RpcRefused, abort, to_grpc_status
-from src.grpc_hooks import PROBE_METHODS, PROBE_SECONDS, Metadata, Rpc, RpcHook, begin_rpc, current_rpc
+from src.grpc_hooks import (
+    PROBE_METHODS,
+    PROBE_SECONDS,
+    UNKNOWN_OPERATION,
+    Metadata,
+    Rpc,
+    RpcHook,
+    begin_rpc,
+    current_rpc,
+)
 from src.grpc_requests import Reader, RequestReaders
 from src.observability.access_log import CallListener, EndedCall, report_call
 from src.observability.failures import log_failure
@@ -24,7 +33,6 @@ from src.util.deadlines import Deadline, Deadlines
 from src.util.request_id import checked_request_id, new_request_id
 
 QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
-UNKNOWN_OPERATION = "unknown"
 
 ABORT_SECONDS = 1.0  # for the status of a failure, which waits behind messages that the client does not read
 

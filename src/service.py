@@ -76,11 +76,17 @@ def build_app(settings: Settings) -> ASGIApp:
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:
         watch.status.add_to(rest)
-    # Sentry's SDK sees the requests that FastAPI sees.
-    app = rest if settings.sentry_dsn else Shortcut(rest)
+    app = seen_by_sentry(rest) if settings.sentry_dsn else Shortcut(rest)
     operations = {operation.path: operation.name for operation in OPERATIONS}
     secured = apply_security_middleware(app, settings, limit, operations, watch.listeners)
     return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))
+
+
+def seen_by_sentry(rest: FastAPI) -> ASGIApp:
+    """Return the app as it is served with Sentry, whose SDK sees the requests that FastAPI sees."""
+    from src.observability.sentry import WithoutBaggage
+
+    return WithoutBaggage(rest)
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

@@ -8,9 +8,11 @@ import sentry_sdk
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.types import Event, Hint
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.config import Settings
-from src.observability.redaction import HIDDEN, Redactor, client_text
+from src.grpc_hooks import UNKNOWN_OPERATION
+from src.observability.redaction import HIDDEN, Redactor
 
 # What an event is sent with; what else there is comes from a request or a process' environment.
 KEPT = frozenset(
@@ -57,6 +59,18 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
     )
 
 
+class WithoutBaggage:
+    """Hides the `baggage` header from the SDK, which would report a caller's release and environment as ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "headers" in scope:
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"baggage"]
+        await self.app(scope, receive, send)
+
+
 def sampler(rate: float) -> Callable[[object], float]:
     """Decide by chance alone. The SDK would let a caller decide, by `sentry-trace`, or by the number in `baggage`."""
     return lambda _context: float(random.random() < rate)  # noqa: S311 - no secret
@@ -72,8 +86,8 @@ def report(error: BaseException, **tags: str) -> None:
 def stripped(event: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     """Return the event without headers, body, query, variables, messages of exceptions and known secrets."""
     kept: dict[str, Any] = {name: value for name, value in event.items() if name in KEPT}
-    if "transaction" in kept:
-        kept["transaction"] = client_text(kept["transaction"])
+    if kept.get("transaction_info", {}).get("source") == "url":  # no route's: the client has chosen it
+        kept["transaction"] = UNKNOWN_OPERATION
     contexts = {name: value for name, value in event.get("contexts", {}).items() if name in CONTEXTS_KEPT}
     kept["contexts"] = {**contexts, "trace": _without_data(contexts.get("trace", {}))}
     if "spans" in kept:

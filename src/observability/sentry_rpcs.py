@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import sentry_sdk
 from sentry_sdk.tracing import Span
 
-from src.grpc_hooks import Rpc, RpcHook
+from src.grpc_hooks import UNKNOWN_OPERATION, Rpc, RpcHook
 
 
 class RpcTransactions(RpcHook):
@@ -20,8 +20,9 @@ class RpcTransactions(RpcHook):
         """Start the transaction."""
         scopes = ExitStack()
         scopes.enter_context(sentry_sdk.isolation_scope())
-        carrier = {key: value for key, value in rpc.metadata if isinstance(value, str)}
-        transaction = sentry_sdk.continue_trace(carrier, op="grpc.server", name=rpc.method, source="route")
+        ids = {key: value for key, value in rpc.metadata if key == "sentry-trace" and isinstance(value, str)}
+        name = UNKNOWN_OPERATION if rpc.operation == UNKNOWN_OPERATION else rpc.method
+        transaction = sentry_sdk.continue_trace(ids, op="grpc.server", name=name, source="route")
         return scopes, scopes.enter_context(sentry_sdk.start_transaction(transaction))
 
     def on_end(self, token: tuple[ExitStack, Span], rpc: Rpc) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import grpc
 import h2.config
 import h2.connection
+import httpx
 import pytest
 
 from tests.live.service import COMMANDS, Service
 from tests.live.test_attacks import HTTP2, raw
+from tests.ports import free_port
+from tests.standins.sinks import OtlpOverHttp, SentrySink
 
 ALLOWED = ("path", "method", "request_id", "operation")
 
@@ -45,6 +48,12 @@ BODIES = [
     b"\xffcanary-bytes",
     b"canary-text",
 ]
+# A caller's own trace, which Sentry's SDK would continue.
+TRACE = {
+    "sentry-trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+    "baggage": "sentry-trace_id=0af7651916cd43dd8448eb211c80319c,sentry-release=canary-release,"
+    "sentry-public_key=canary,sentry-transaction=canary,sentry-user_id=canary,other=canary",
+}
 IDS = ["canary id", "canary\xff", "canary" * 40]
 NO_UTF8 = b"canary-\xff\xfe-metadata"
 
@@ -58,6 +67,7 @@ def over_rest(service: Service) -> None:
     for body in BODIES:
         for path in ("/chat", "/tell-story/stream", "/canary-path"):
             service.http.post(path, content=body, headers={"content-type": "application/json"})
+    service.http.post("/chat", json={}, headers=TRACE)
     for request_id in IDS:
         service.http.get("/canary-path", headers=[(b"x-request-id", request_id.encode("latin-1"))])
     service.http.request("CANARYMETHOD", "/canary-path")
@@ -94,24 +104,62 @@ def over_http2(service: Service) -> None:
             raw(port, connection.data_to_send(), timeout=0.5)
 
 
-@pytest.mark.parametrize("name", ["python -m src", "uvicorn", "hypercorn"])
-def test_the_log_quotes_no_client(name: str) -> None:
-    with Service(COMMANDS[name]) as service:
-        over_rest(service)
-        over_grpc(service)
-        over_http2(service)
-        for attack in MALFORMED:
-            for port in (service.port, service.grpc_port):
-                with suppress(socket.timeout, OSError):
-                    raw(port, attack, timeout=0.3)
-        assert service.http.get("/health").status_code == 200
-        service.terminate()
-        service.wait()
-        lines = service.output().splitlines()
-    entries = [json.loads(line) for line in lines]
+def attack(service: Service) -> None:
+    """Send it everything."""
+    over_rest(service)
+    over_grpc(service)
+    over_http2(service)
+    for malformed in MALFORMED:
+        for port in (service.port, service.grpc_port):
+            with suppress(socket.timeout, OSError):
+                raw(port, malformed, timeout=0.3)
+    assert service.http.get("/health").status_code == 200
+
+
+def assert_log_quotes_no_client(service: Service) -> None:
+    """Look at the whole log; its access lines alone have clients' paths and methods."""
+    entries = [json.loads(line) for line in service.output().splitlines()]
     assert sum("canary" in json.dumps(entry).lower() for entry in entries) >= 5, "paths and methods are logged"
     for entry in entries:
         rest = {field: value for field, value in entry.items() if field not in ALLOWED}
         assert "canary" not in json.dumps(rest).lower(), entry
         assert all(len(str(entry.get(field, ""))) <= 257 * 12 for field in ALLOWED)
         assert "canary" not in str(entry.get("request_id", ""))
+
+
+@pytest.mark.parametrize("name", ["python -m src", "uvicorn", "hypercorn"])
+def test_the_log_quotes_no_client(name: str) -> None:
+    with Service(COMMANDS[name]) as service:
+        attack(service)
+        service.terminate()
+        service.wait()
+        assert_log_quotes_no_client(service)
+
+
+def test_neither_do_traces_sentry_and_metrics() -> None:
+    port = free_port()
+    with OtlpOverHttp() as collector, SentrySink() as sentry:
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": collector.protocol,
+            "SENTRY_DSN": sentry.dsn,
+            "SENTRY_TRACES_SAMPLE_RATE": "1",
+            "METRICS_PORT": str(port),
+        }
+        with Service(COMMANDS["python -m src"], **env) as service:
+            attack(service)
+            metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            service.terminate()
+            service.wait()
+            assert_log_quotes_no_client(service)
+    assert "http_server_request_duration_seconds" in metrics
+    assert "canary" not in metrics.lower()
+    assert sentry.of("transaction")
+    sent = b"".join(sentry.bodies).replace(b"canarydsnkey", b"")
+    assert b"canary" not in sent.lower()
+    assert collector.spans.all
+    for span in collector.spans.all:
+        quoting = {each.key for each in span.attributes if "canary" in str(each.value).lower()}
+        assert quoting <= {"url.path"}, span
+        assert "canary" not in span.name.lower()
+        assert not span.events
