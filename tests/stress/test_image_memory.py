@@ -1,7 +1,10 @@
 """As many of the largest images as may be in memory at once leave room below the memory limit of the manifests."""
 
+import socketserver
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,22 +14,38 @@ from src.config import Settings
 from src.flows import MAX_IMAGES
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.ports import free_port
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 from tests.stress import attacks
 from tests.stress.test_one_against_another import running
 
 MIB = 1024 * 1024
 BUCKETS = 50 * MIB  # of a million clients
-WAVES = 4  # what failed calls have used is free for the next ones
+WAVES = 3  # what failed calls have used is free for the next ones
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """Reads all that a client sends, and never answers."""
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            while self.request.recv(MIB):
+                pass
 
 
 @pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    """A model that never answers."""
-    with GeminiStandIn() as standin:
-        standin.default(gemini.HANG)
-        yield standin
+def upstream() -> Iterator[str]:
+    """The URL of a model that never answers."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+PROVIDERS = {
+    "googleai": {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "{}"},
+    "openai": {"MODEL": "openai/gpt-4o", "OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "{}/v1"},
+    "ollama": {"MODEL": "ollama/llava", "OLLAMA_BASE_URL": "{}"},
+}
 
 
 def memory_limit() -> int:
@@ -42,14 +61,15 @@ def peak_memory(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_as_many_large_images_as_there_may_be_fit_into_the_memory_of_a_pod(upstream: GeminiStandIn) -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_as_many_large_images_as_there_may_be_fit_into_the_memory_of_a_pod(provider: str, upstream: str) -> None:
     images = free_port()
     command = [part.replace("src.asgi", "tests.stress.local_images") for part in COMMANDS["uvicorn"]]
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    model = {name: value.format(upstream) for name, value in PROVIDERS[provider].items()}
     settings = {
         "IMAGE_PORT": str(images),
         "TRUSTED_PROXIES": "127.0.0.1",
-        "LLM_TIMEOUT": "10000",
+        "LLM_TIMEOUT": "8000",
         "CB_ENABLED": "false",
     }
     with running(attacks.serve_images, images), Service(command, **settings, **model) as service:
