@@ -39,11 +39,15 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         """Make the app. One that can't be made stops gunicorn, which would go on replacing the worker otherwise."""
-        note_parent(self.ppid)
         try:
             super().load_wsgi()
         except SystemExit:  # the reason has been told
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def post_fork(arbiter: Arbiter, _worker: Worker) -> None:
+    """Note whose worker this is. After USR2 the old main process and the new one share the gRPC port for a while."""
+    note_parent(arbiter.pid, arbiter.master_pid)
 
 
 bind = f"{_host}:{_settings.port}"

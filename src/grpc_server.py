@@ -24,6 +24,8 @@ from src.rate_limit import RateLimit
 from src.runner import Result, Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
+from src.util.server_parent import main_processes
+from src.util.shared_port import is_shared_with_strangers
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
@@ -71,6 +73,7 @@ class GrpcServer:
             interceptors=(self._interceptor,),
             options=(
                 *LIMITS,
+                ("grpc.so_reuseport", int(bool(main_processes()))),  # only workers have somebody to share the port with
                 ("grpc.max_receive_message_length", settings.max_body_size),
                 ("grpc.max_connection_idle_ms", settings.keep_alive_timeout * 1000),
                 ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
@@ -81,7 +84,7 @@ class GrpcServer:
         if settings.debug:
             _enable_reflection(self._server)
         self._credentials = _credentials(settings)
-        self._address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+        self._host, self._port = settings.host, settings.grpc_port
 
     @property
     def methods(self) -> frozenset[str]:
@@ -89,13 +92,20 @@ class GrpcServer:
         return frozenset(self._server.methods)
 
     async def start(self) -> None:
-        """Listen, and report SERVING. Raises RuntimeError if the port can't be bound."""
+        """Listen, and report SERVING. Raises RuntimeError if the port can't be bound, or is another service's."""
+        self._refuse_strangers()
+        address = f"{_bracketed(self._host)}:{self._port}"
         if self._credentials is None:
-            self._server.add_insecure_port(self._address)
+            self._server.add_insecure_port(address)
         else:
-            self._server.add_secure_port(self._address, self._credentials)
+            self._server.add_secure_port(address, self._credentials)
+        self._refuse_strangers()  # one that was started at the same moment
         await self._server.start()
         self._health.start()
+
+    def _refuse_strangers(self) -> None:
+        if is_shared_with_strangers(self._host, self._port, main_processes()):
+            raise RuntimeError("another service listens at the port")
 
     def turn_unready(self) -> None:
         """Report NOT_SERVING, and end health watches."""

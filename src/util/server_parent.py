@@ -1,4 +1,4 @@
-"""Notices the end of the server's main process, which started this one as a worker.
+"""Knows the server's main process, which started this one as a worker, and notices its end.
 
 A worker that outlives it would serve on beside the service that is started next, and no supervisor would know of it.
 """
@@ -12,9 +12,25 @@ LOOK_SECONDS = 1.0
 _forked_by: list[int] = []
 
 
-def note_parent(pid: int) -> None:
-    """Name the server's main process, for a server that forks its workers without `multiprocessing`: gunicorn."""
-    _forked_by.append(pid)
+def note_parent(pid: int, predecessor: int = 0) -> None:
+    """Name the server's main process, for a server that forks its workers without `multiprocessing`: gunicorn.
+
+    Args:
+        predecessor: The main process that hands over to this one.
+    """
+    _forked_by[:] = [pid, predecessor] if predecessor else [pid]
+
+
+def main_processes() -> list[int]:
+    """Return the main processes of this worker's service: its parent, then the one that hands over to that, if any.
+
+    Empty in a process that no server has started as its worker.
+    """
+    if _forked_by:
+        return _forked_by
+    # granian, uvicorn and hypercorn start their workers by `multiprocessing`, which tells a child of its parent.
+    parent = multiprocessing.parent_process()
+    return [parent.pid] if parent and parent.pid else []
 
 
 async def server_parent_ended() -> None:
@@ -22,14 +38,6 @@ async def server_parent_ended() -> None:
 
     Never returns in a process that no server has started as its worker: a shell may end before it, and init adopts it.
     """
-    parent = _server_parent()
-    while parent is None or os.getppid() == parent:  # noqa: ASYNC110 - not every system has an event for it
+    parents = main_processes()
+    while not parents or os.getppid() == parents[0]:  # noqa: ASYNC110 - not every system has an event for it
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def _server_parent() -> int | None:
-    if _forked_by:
-        return _forked_by[-1]
-    # granian, uvicorn and hypercorn start their workers by `multiprocessing`, which tells a child of its parent.
-    parent = multiprocessing.parent_process()
-    return parent.pid if parent else None

@@ -1,0 +1,100 @@
+"""Finds strangers at a port that worker processes share.
+
+With SO_REUSEPORT the kernel gives each process of the same user that listens there a part of the connections. A second
+service, started at the same port by mistake, would answer clients of the first, and nobody would notice.
+"""
+
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_PROC = Path("/proc")
+_LISTENING = "0A"
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def is_shared_with_strangers(host: str, port: int, main_processes: Collection[int]) -> bool:
+    """Return True if a process that descends from none of the main processes listens at this address.
+
+    Returns False where the system does not show who listens: without Linux's /proc, or if it hides a worker's files.
+    """
+    strange = _listening(host, port)
+    if not strange:
+        return False
+    try:
+        for pid in _descendants(main_processes) | {os.getpid()}:
+            strange -= _sockets_of(pid)
+    except PermissionError:
+        return False
+    # Whoever does not listen any more may have been a worker that has ended meanwhile.
+    return bool(strange & _listening(host, port)) and _shows_own_socket()
+
+
+def _shows_own_socket() -> bool:
+    """Check the tables against a socket of this process: sandboxes imitate /proc, and may leave out who owns what."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        found = _listening(*own.getsockname())
+        return bool(found) and found <= _sockets_of(os.getpid())
+
+
+def _listening(host: str, port: int) -> set[int]:
+    """Return the inodes of sockets that listen at this port of the host, or of all its addresses."""
+    wanted = {ipaddress.ip_address(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    any_address = any(address.is_unspecified for address in wanted)
+    return {
+        inode
+        for address, at, inode in _listeners()
+        if at == port and (any_address or address.is_unspecified or address in wanted)
+    }
+
+
+def _listeners() -> Iterator[tuple[_Address, int, int]]:
+    for table in ("tcp", "tcp6"):
+        try:
+            _title, *lines = (_PROC / "net" / table).read_text().splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == _LISTENING:
+                address, _, port = fields[1].partition(":")
+                yield _parse(address), int(port, 16), int(fields[9])
+
+
+def _parse(address: str) -> _Address:
+    """Parse an address of the kernel's tables: words of four bytes, each in the machine's order."""
+    count = len(address) // 8
+    words = struct.unpack(f"={count}I", bytes.fromhex(address))
+    parsed = ipaddress.ip_address(struct.pack(f"!{count}I", *words))
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def _descendants(ancestors: Collection[int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for directory in _PROC.glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            _name, _, fields = (directory / "stat").read_text(errors="replace").rpartition(")")
+            children.setdefault(int(fields.split()[1]), []).append(int(directory.name))
+    found: set[int] = set()
+    waiting = list(ancestors)
+    while waiting:
+        new = children.pop(waiting.pop(), [])
+        found.update(new)
+        waiting += new
+    return found
+
+
+def _sockets_of(pid: int) -> set[int]:
+    inodes: set[int] = set()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for file in (_PROC / str(pid) / "fd").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it was closed
+                kind, _, inode = str(file.readlink()).partition(":")
+                if kind == "socket":
+                    inodes.add(int(inode.strip("[]")))
+    return inodes
