@@ -121,9 +121,9 @@ class Service:
         with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
             return copy.read().decode(errors="replace")
 
-    def output_with(self, text: str, times: int = 1) -> str:
+    def output_with(self, text: str, times: int = 1, seconds: float = 5) -> str:
         """Wait until the output holds the text so many times, and return it: lines leave a moment after the event."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + seconds
         while (output := self.output()).count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} is not there {times} times\n{output}"
             time.sleep(0.01)
