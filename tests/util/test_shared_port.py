@@ -18,7 +18,7 @@ LISTEN = """
 import socket, sys
 host, port = sys.argv[1], int(sys.argv[2])
 with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=True,
-                          dualstack_ipv6=host == "::") as listener:
+                          dualstack_ipv6=":" in host and host != "::1") as listener:
     print("listens", flush=True)
     sys.stdin.read()
 """
