@@ -7,13 +7,14 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 
-from src import grpc_interceptors
+from src import grpc_interceptors, grpc_server
 from src.config import load_settings
 from src.errors import PayloadTooLarge
 from src.grpc_health import WATCH_SECONDS, HealthService
 from src.grpc_requests import MAX_MESSAGES, RequestReaders
 from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
+from tests.ports import free_port
 
 ANY: Any = None
 
@@ -86,3 +87,17 @@ def test_the_server_has_the_real_age_of_a_watch() -> None:
         return server._health._watch_seconds
 
     assert asyncio.run(run()) == WATCH_SECONDS
+
+
+@pytest.mark.parametrize("seen", [[True], [False, True]], ids=["before it listens", "started at the same moment"])
+def test_a_stranger_at_the_port_is_refused_whenever_it_came(seen: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings({"model": "offline/demo", "host": "127.0.0.1", "grpc_port": str(free_port())})
+    monkeypatch.setattr(grpc_server, "is_shared_with_strangers", lambda *_: seen.pop(0))
+
+    async def run() -> None:
+        server = GrpcServer(settings, ANY, RateLimit(MemoryBuckets(), settings.rate_limit))
+        with pytest.raises(RuntimeError, match="another service"):
+            await server.start()
+
+    asyncio.run(run())
+    assert not seen
