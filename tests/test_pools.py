@@ -50,7 +50,7 @@ POOLS = {
     ("service", "CircuitBreaker"): "content counts once for each caller",
 }
 # Made at start-up or at the end, for operators, whatever clients do.
-OPERATORS = ("app_init", "observability", "main", "asgi", "util.stop_signals")
+OPERATORS = ("app_init", "observability", "main", "asgi", "util.stop_signals", "util.shared_port")
 
 
 def makers() -> Iterator[tuple[str, str]]:

@@ -22,17 +22,18 @@ def is_shared_with_strangers(host: str, port: int, main_processes: Collection[in
     """Return True if a process that descends from none of the main processes listens at this address.
 
     Returns False where the system does not show who listens: without Linux's /proc, or if it hides a worker's files.
+    The same for a host without an address: whoever binds it gets an error.
     """
-    strange = _listening(host, port)
-    if not strange:
-        return False
     try:
+        strange = _listening(host, port)
+        if not strange:
+            return False
         for pid in _descendants(main_processes) | {os.getpid()}:
             strange -= _sockets_of(pid)
-    except PermissionError:
+        # Whoever does not listen any more may have been a worker that has ended meanwhile.
+        return bool(strange & _listening(host, port)) and _shows_own_socket()
+    except (PermissionError, socket.gaierror, UnicodeError):
         return False
-    # Whoever does not listen any more may have been a worker that has ended meanwhile.
-    return bool(strange & _listening(host, port)) and _shows_own_socket()
 
 
 def _shows_own_socket() -> bool:
@@ -56,7 +57,7 @@ def _listening(host: str, port: int) -> set[int]:
 def _listeners() -> Iterator[tuple[_Address, int, int]]:
     for table in ("tcp", "tcp6"):
         try:
-            _title, *lines = (_PROC / "net" / table).read_text().splitlines()
+            lines = (_PROC / "net" / table).read_text().splitlines()[1:]
         except FileNotFoundError:
             continue
         for line in lines:

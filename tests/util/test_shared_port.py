@@ -75,6 +75,11 @@ def test_addresses_that_meet(its_host: str, our_host: str, is_shared: bool) -> N
         assert is_shared_with_strangers(our_host, port, []) is is_shared
 
 
+@pytest.mark.parametrize("host", ["a..b", "1.2.3.4.5", "nowhere.invalid"])
+def test_a_host_without_an_address_is_left_to_whoever_binds_it(host: str) -> None:
+    assert not is_shared_with_strangers(host, free_port(), [])
+
+
 def test_no_judgement_without_the_kernels_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listener() as port:
         monkeypatch.setattr(shared_port, "_PROC", tmp_path)
