@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -27,6 +27,7 @@ from src.grpc_hooks import PROBE_METHODS
 from src.llm import LlmCall
 from src.observability.access_log import EndedCall
 from src.observability.log_writer import stderr_writer
+from src.observability.metrics_file import AllocatedFile
 from src.observability.metrics_server import OPEN_METRICS, MetricsServer
 from src.observability.metrics_store import MetricsStore
 from src.observability.sources import Sources
@@ -36,6 +37,8 @@ from src.util.probes import PROBE_PATHS
 from src.util.scope import METHODS
 
 log = structlog.get_logger(__name__)
+
+values.MmapedDict = AllocatedFile  # type: ignore[attr-defined, assignment]
 
 SAMPLE_SECONDS = 1.0
 OTHER = "other"

@@ -1,0 +1,85 @@
+"""Takes disk space for a process's metrics before they are written.
+
+`prometheus_client` writes to mapped files with holes. Where the disk is full, such a write kills the process by SIGBUS.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import structlog
+from prometheus_client.mmap_dict import MmapedDict
+
+log = structlog.get_logger(__name__)
+
+NEW_BYTES = 65_536  # as much as `MmapedDict` gives a new file
+HEAD_BYTES = 8
+ENTRY_BYTES = 32  # beside the key: its length, padding, value and timestamp
+
+
+class AllocatedFile:
+    """A mapped file of values by key, with the interface of `MmapedDict`.
+
+    A value for which there is no room is not written, and `prometheus_client` keeps it in memory. It is written when it
+    changes and there is room again.
+    """
+
+    _has_warned = False  # for all files of the process
+
+    def __init__(self, filename: str) -> None:
+        self._path = Path(filename)
+        self._file: MmapedDict | None = None
+        self._keys: set[str] = set()
+        self._allocated = HEAD_BYTES
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return the key's value and timestamp, zeros for a new one."""
+        file = self._with_room_for(key)
+        return file.read_value(key) if file else (0.0, 0.0)  # type: ignore[no-untyped-call]
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Write the key's value and timestamp."""
+        if file := self._with_room_for(key):
+            file.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()  # type: ignore[no-untyped-call]
+
+    def _with_room_for(self, key: str) -> MmapedDict | None:
+        if key in self._keys:
+            return self._file
+        try:
+            file = self._file = self._file or self._open()
+            size = self._allocated + len(key.encode()) + ENTRY_BYTES
+            _allocate(self._path, size)
+        except OSError as error:
+            if not AllocatedFile._has_warned:
+                log.warning("no room for metrics", path=str(self._path), reason=error.strerror)
+            AllocatedFile._has_warned = True
+            return None
+        self._allocated = size
+        self._keys.add(key)
+        return file
+
+    def _open(self) -> MmapedDict:
+        if self._path.exists():  # from an earlier process with the same id
+            self._allocated = self._path.stat().st_size
+        else:
+            new = self._path.with_suffix(".new")  # a scrape can't read an empty file
+            new.touch()
+            _allocate(new, NEW_BYTES)
+            new.rename(self._path)
+        return MmapedDict(str(self._path))  # type: ignore[no-untyped-call]
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Give all bytes up to this size their place on the disk.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    if sys.platform == "linux":  # macOS lacks the call
+        with path.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
