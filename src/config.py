@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.observability.log_writer import is_terminal, stderr_writer
 from src.providers.rows import PROVIDERS
+from src.util.client_address import UNIX
 from src.util.rate import Rate
 from src.util.start_checks import check_client_authority, check_proxies, check_server_certificate
 
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
         description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count, /8 or narrower (IPv6: /16); "
-        "on Cloud Run its front end.",
+        "`unix`: whoever may connect to the REST server's Unix socket; on Cloud Run its front end.",
     )
     rate_limit_default: str = Field(
         "60/minute", description="Requests that a client may make, `<count>/<second|minute|hour|day>`."
@@ -254,6 +255,8 @@ class Settings(BaseSettings):
     @classmethod
     def _known_networks(cls, value: str) -> str:
         for entry in split(value):
+            if entry == UNIX:
+                continue
             network = ip_network(entry)  # its ValueError names what is wrong
             shortest = MIN_PROXY_PREFIX[network.version]
             if network.prefixlen < shortest:

@@ -40,7 +40,7 @@ from src.errors import PayloadTooLarge, TimedOut, as_service_error
 from src.observability.access_log import AccessLines, CallListener, EndedCall, report_call
 from src.rate_limit import RateLimit, RateLimitMiddleware
 from src.responses import guard, guarded, in_time, release, send_status
-from src.util.client_address import TrustedProxies, client_of
+from src.util.client_address import TrustedProxies, client_of, peer_of
 from src.util.deadlines import Deadlines
 from src.util.probes import PROBE_PATHS, STATUS_PATHS
 from src.util.request_id import request_id_of
@@ -495,9 +495,8 @@ class HeaderPolicy:
     def _is_https(self, scope: Scope) -> bool:
         if not self._proxies:
             return bool(scope.get("scheme") == "https")
-        peer = (scope.get("client") or ("",))[0]
         said = headers_of(scope, b"x-forwarded-proto")
-        return self._proxies.scheme(peer, scope.get("scheme", "http"), said) == "https"
+        return self._proxies.scheme(peer_of(scope), scope.get("scheme", "http"), said) == "https"
 
 
 class SecurityHeaders:

@@ -125,6 +125,7 @@ def test_a_wrong_value_is_told_in_one_line(values: dict[str, object], line: str)
     ("network", "is_taken"),
     [
         ("10.0.0.0/8", True),
+        ("unix", True),
         ("10.0.0.0/7", False),
         ("128.0.0.0/1", False),
         ("fd12::/16", True),

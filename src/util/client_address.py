@@ -16,6 +16,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
+UNIX = "unix"  # whoever may connect to the server's Unix socket
 MAX_ADDRESS = 128  # characters; clients write longer ones, and parsed ones are remembered
 MAX_HOPS = 32  # of the elements of X-Forwarded-For the last ones, whose nearest proxy has written the very last
 
@@ -24,53 +25,51 @@ class TrustedProxies:
     """The networks whose forwarding headers are believed.
 
     Args:
-        networks: CIDRs or single addresses.
+        networks: CIDRs, single addresses, or "unix" for the peers of a Unix socket.
 
     Raises:
-        ValueError: one of them is neither.
+        ValueError: one of them is none of these.
     """
 
     def __init__(self, networks: Sequence[str] = ()) -> None:
-        self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks)
+        self._trusts_unix = UNIX in networks
+        self._networks: tuple[Network, ...] = tuple(ip_network(network) for network in networks if network != UNIX)
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return self._trusts_unix or bool(self._networks)
 
     def __contains__(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
     def believes(self, peer: str) -> bool:
         """Return True if this peer's forwarding headers count."""
-        if not self._networks:
-            return False
-        address = parse_address(peer)
+        if peer == UNIX:
+            return self._trusts_unix
+        address = parse_address(peer) if self._networks else None
         return address is not None and address in self
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
         """The client's address.
 
         Args:
-            peer: Address of the TCP peer; anything that is none makes the client unknown.
+            peer: Address of the TCP peer, or "unix". If it is anything else the client is unknown.
             forwarded_for: The values of `X-Forwarded-For`, in the order of the headers. Only the last 32 elements
                 are read; of these, empty ones don't count (RFC 9110, 5.6.1).
 
         Returns:
             An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
         """
-        if not forwarded_for:
+        if not forwarded_for or not self.believes(peer):
             return _spelled(peer)
         address = parse_address(peer)
-        if address is None:
-            return UNKNOWN
-        if address in self:
-            for hop in _last_hops(forwarded_for):
-                forwarded = parse_address(hop)
-                if forwarded is None:
-                    break
-                address = forwarded
-                if address not in self:
-                    break
-        return str(address)
+        for hop in _last_hops(forwarded_for):
+            forwarded = parse_address(hop)
+            if forwarded is None:
+                break
+            address = forwarded
+            if address not in self:
+                break
+        return UNKNOWN if address is None else str(address)
 
     def scheme(self, peer: str, scheme: str, forwarded_proto: Sequence[str]) -> str:
         """`http` or `https`: as the nearest trusted proxy says, else as the connection is."""
@@ -131,5 +130,17 @@ def _is_port(text: str) -> bool:
 
 def client_of(scope: Scope, proxies: TrustedProxies) -> str:
     """The address of an HTTP request's client."""
-    peer = (scope.get("client") or ("",))[0]
-    return proxies.client(peer, headers_of(scope, b"x-forwarded-for") if proxies else ())
+    return proxies.client(peer_of(scope), headers_of(scope, b"x-forwarded-for") if proxies else ())
+
+
+def peer_of(scope: Scope) -> str:
+    """The address of an HTTP request's TCP peer, or "unix".
+
+    The server's side of the connection decides, because a TCP client that has just left has no address either, and
+    because granian gives the path to which a client has bound its own socket, which may read like an address. A Unix
+    socket has no port: granian gives "0" for it, uvicorn and gunicorn None, and hypercorn no server at all.
+    """
+    client, (_, port) = scope.get("client"), scope.get("server") or ("", None)
+    if port == "0" or (port is None and client is None):
+        return UNIX
+    return client[0] if client else ""

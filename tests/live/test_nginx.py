@@ -1,8 +1,9 @@
-"""Event streams through a real nginx with its defaults: each chunk at once, and no end while the model thinks."""
+"""Through a real nginx: event streams by its defaults, and clients of a Unix socket by their addresses."""
 
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,19 +31,25 @@ def service(upstream: GeminiStandIn) -> Iterator[Service]:
 def nginx(service: Service, tmp_path: Path) -> Iterator[str]:
     """The URL of an nginx in front of the service."""
     port = free_port()
+    with in_front(port, f"proxy_pass {service.rest_url}; proxy_read_timeout {READ_TIMEOUT}s;", tmp_path):
+        wait_until_up(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def in_front(port: int, location: str, directory: Path) -> Iterator[None]:
+    """Run an nginx at this port whose only location has these directives."""
     temporary = "".join(
-        f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr; events {{}}"
-        f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port};"
-        f"location / {{ proxy_pass {service.rest_url}; proxy_read_timeout {READ_TIMEOUT}s; }} }} }}"
+    (directory / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {directory}/pid; error_log stderr; events {{}}"
+        f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; location / {{ {location} }} }} }}"
     )
-    command = ["nginx", "-e", "stderr", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    command = ["nginx", "-e", "stderr", "-p", str(directory), "-c", str(directory / "nginx.conf")]
     with subprocess.Popen(command) as process:
         try:
-            wait_until_up(f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}"
+            yield
         finally:
             process.terminate()
 
@@ -78,3 +85,52 @@ def test_a_stream_passes_nginx_chunk_by_chunk_and_outlasts_its_silence(nginx: st
         gate.release()
         assert '"done":true' in next(line for line in lines if line.startswith("data:"))
         assert not [line for line in lines if not line.startswith(":")]
+
+
+# The command of each server, with a Unix socket in the place of host and port.
+AT_A_SOCKET = {
+    "granian": [*COMMANDS["granian"], "--uds", "{socket}"],
+    "uvicorn": [*COMMANDS["uvicorn"], "--uds", "{socket}"],
+    "hypercorn": [part.replace("127.0.0.1:{port}", "unix:{socket}") for part in COMMANDS["hypercorn"]],
+    "gunicorn": [*COMMANDS["gunicorn, 2 workers"], "--workers", "1", "--bind", "unix:{socket}"],
+}
+FORWARDING = (
+    "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto https;"
+    "proxy_pass http://unix:{socket}:;"
+)
+
+
+@contextmanager
+def behind_a_socket(server: str, directory: Path, **env: str) -> Iterator[Service]:
+    """The service at a Unix socket, whose REST port is nginx's."""
+    socket = str(directory / "s")
+    command = [part.replace("{socket}", socket) for part in AT_A_SOCKET[server]]
+    service = Service(command, **env)
+    with in_front(service.port, FORWARDING.replace("{socket}", socket), directory), service:
+        yield service
+
+
+def joke(service: Service, client: str, claimed: str) -> httpx.Response:
+    """Ask nginx from this address, after a header that claims another one."""
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=client, verify=False), timeout=30) as http:
+        return http.post(f"{service.rest_url}/tell-joke", json={}, headers={"X-Forwarded-For": claimed})
+
+
+@pytest.mark.parametrize("server", AT_A_SOCKET)
+def test_behind_a_unix_socket_each_client_has_its_limit_where_unix_is_trusted(server: str, tmp_path: Path) -> None:
+    with behind_a_socket(server, tmp_path, TRUSTED_PROXIES="unix", RATE_LIMIT_DEFAULT="1/hour") as service:
+        answers = [joke(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
+        answers.append(joke(service, "127.0.0.2", "203.0.113.8"))
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert all("strict-transport-security" in answer.headers for answer in answers)
+        assert service.access_line(answers[1].headers["x-request-id"])["client"] == "127.0.0.2"
+
+
+@pytest.mark.parametrize("server", AT_A_SOCKET)
+def test_behind_a_unix_socket_nobody_is_believed_by_default(server: str, tmp_path: Path) -> None:
+    trusted = {"TRUSTED_PROXIES": "127.0.0.1", "RATE_LIMIT_DEFAULT": "1/hour"}
+    with behind_a_socket(server, tmp_path, **trusted) as service:
+        answers = [joke(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert not any("strict-transport-security" in answer.headers for answer in answers)
+        assert service.access_line(answers[0].headers["x-request-id"])["client"] == "unknown"

@@ -5,8 +5,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Scope
 
-from src.util.client_address import MAX_ADDRESS, MAX_HOPS, UNKNOWN, TrustedProxies, _parse_short, parse_address
+from src.util.client_address import (
+    MAX_ADDRESS,
+    MAX_HOPS,
+    UNIX,
+    UNKNOWN,
+    TrustedProxies,
+    _parse_short,
+    client_of,
+    parse_address,
+    peer_of,
+)
 
 PROXY, INNER_PROXY, CLIENT, SPOOFED = "10.0.0.1", "10.0.0.2", "203.0.113.9", "198.51.100.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8"])
@@ -38,11 +49,32 @@ headers = st.lists(st.lists(st.one_of(addresses, junk), max_size=6).map(",".join
         pytest.param("fd00::1", ["2001:DB8:0::1"], "2001:db8::1", id="canonical spelling"),
         pytest.param("fe80::1%eth0", [], "fe80::1", id="zone"),
         pytest.param("", [CLIENT], UNKNOWN, id="no peer"),
-        pytest.param("unix:", [CLIENT], UNKNOWN, id="unix socket"),
+        pytest.param("unix", [CLIENT], UNKNOWN, id="unix socket"),
     ],
 )
 def test_who_the_client_is(peer: str, forwarded_for: list[str], client: str) -> None:
     assert TRUSTED.client(peer, forwarded_for) == client
+
+
+@pytest.mark.parametrize(
+    ("scope", "client"),
+    [
+        pytest.param({"client": None, "server": ("/run/app.sock", None)}, CLIENT, id="uvicorn"),
+        pytest.param({"client": ("", "0"), "server": ("app.sock", "0")}, CLIENT, id="granian"),
+        pytest.param(
+            {"client": (PROXY, "0"), "server": ("app.sock", "0")}, CLIENT, id="bound to a path"
+        ),
+        pytest.param({"client": None, "server": None}, CLIENT, id="hypercorn"),
+        pytest.param({"client": (PROXY, 1234), "server": (PROXY, 8080)}, PROXY, id="TCP"),
+        pytest.param({"client": (PROXY, 1234), "server": None}, PROXY, id="no word of the server"),
+        pytest.param({"client": None, "server": (PROXY, 8080)}, UNKNOWN, id="TCP, already gone"),
+    ],
+)
+def test_peers_of_a_unix_socket_are_trusted_by_name_alone(scope: Scope, client: str) -> None:
+    scope["headers"] = [(b"x-forwarded-for", f"{SPOOFED}, {CLIENT}".encode())]
+    assert client_of(scope, TrustedProxies([UNIX])) == client
+    assert client_of(scope, TrustedProxies(["192.0.2.1"])) == (client if client != CLIENT else UNKNOWN)
+    assert TrustedProxies([UNIX]).scheme(peer_of(scope), "http", ["https"]) == ("https" if client == CLIENT else "http")
 
 
 @given(peer=st.one_of(addresses, junk), forwarded_for=headers)
