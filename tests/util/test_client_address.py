@@ -61,9 +61,7 @@ def test_who_the_client_is(peer: str, forwarded_for: list[str], client: str) -> 
     [
         pytest.param({"client": None, "server": ("/run/app.sock", None)}, CLIENT, id="uvicorn"),
         pytest.param({"client": ("", "0"), "server": ("app.sock", "0")}, CLIENT, id="granian"),
-        pytest.param(
-            {"client": (PROXY, "0"), "server": ("app.sock", "0")}, CLIENT, id="bound to a path"
-        ),
+        pytest.param({"client": (PROXY, "0"), "server": ("app.sock", "0")}, CLIENT, id="bound to a path"),
         pytest.param({"client": None, "server": None}, CLIENT, id="hypercorn"),
         pytest.param({"client": (PROXY, 1234), "server": (PROXY, 8080)}, PROXY, id="TCP"),
         pytest.param({"client": (PROXY, 1234), "server": None}, PROXY, id="no word of the server"),
