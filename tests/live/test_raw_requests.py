@@ -1,11 +1,14 @@
 """Requests written by hand get the same answer from every server."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.live.service import COMMANDS, Service
 from tests.live.test_attacks import raw
+from tests.standins import gemini
+from tests.standins.gemini import GeminiStandIn
 
 SERVERS = [name for name in COMMANDS if not name.startswith("python")]
 JSON = b"Content-Type: application/json\r\n"
@@ -44,3 +47,21 @@ def test_a_raw_request(service: Service, sent: bytes, statuses: set[int]) -> Non
     assert answer.startswith(b"HTTP/1.")
     assert int(answer[9:12]) in statuses
     assert answer.count(b"HTTP/1.") == 1
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_client_that_closes_its_sending_side_has_left(server: str, upstream: GeminiStandIn) -> None:
+    """TCP does not tell the two apart, and nobody may wait for the answer."""
+    upstream.default(gemini.text("one", gate=gemini.Gate()))
+    sent = post(JSON + b"Host: a\r\nX-Request-ID: half\r\nContent-Length: 2\r\n", b"{}")
+    with (
+        Service(COMMANDS[server], **upstream.env) as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=10) as client,
+    ):
+        client.sendall(sent)
+        upstream.wait_for(lambda: upstream.open_calls == 1)
+        client.shutdown(socket.SHUT_WR)
+        # hypercorn sends the response that stands for none: status 499 is for the log alone.
+        assert client.recv(65_536)[9:12] == (b"400" if server == "hypercorn" else b"")
+        assert service.access_line("half")["status"] == 499
+        upstream.wait_for(lambda: upstream.open_calls == 0)
