@@ -28,7 +28,7 @@ EXIT_STATUS = {"uvicorn": -15}
 def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStandIn) -> None:
     gate = Gate()
     upstream.default(gemini.text("one ", "two", gate=gate))
-    with Service(COMMANDS[name], **upstream.env) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, Service(COMMANDS[name], **upstream.env) as service:
         rest = clients.submit(lambda: service.http.post("/tell-joke", json={}))
         stream = clients.submit(lambda: service.http.post("/tell-story/stream", json={}))
         rpc = clients.submit(lambda: service.stub.TellJoke(pb.JokeRequest()))

@@ -77,7 +77,7 @@ def eventually(check: Any, seconds: float = 1.0) -> bool:
 def test_at_the_signal_it_turns_unready_and_takes_no_new_work(name: str, upstream: GeminiStandIn) -> None:
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
-    with started(name, upstream) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, started(name, upstream) as service:
         health: Any = health_pb2_grpc.HealthStub(service.channel)
         health.Check(health_pb2.HealthCheckRequest())
         rest = clients.submit(outcome_over_rest, service, "/chat")
@@ -100,7 +100,7 @@ def test_at_the_signal_it_turns_unready_and_takes_no_new_work(name: str, upstrea
 def test_when_the_grace_is_over_everything_is_told_and_ended(name: str, upstream: GeminiStandIn) -> None:
     upstream.script(gemini.text("one ", "two", gate=(first := Gate())))
     upstream.default(gemini.HANG)
-    with started(name, upstream, SHUTDOWN_GRACE="1") as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, started(name, upstream, SHUTDOWN_GRACE="1") as service:
         idle = socket.create_connection(("127.0.0.1", service.port))
         idle.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
@@ -141,7 +141,7 @@ def test_when_the_grace_is_over_everything_is_told_and_ended(name: str, upstream
 def test_a_second_signal_does_not_lose_the_drain(name: str, again: signal.Signals, upstream: GeminiStandIn) -> None:
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
-    with started(name, upstream) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, started(name, upstream) as service:
         rest = clients.submit(outcome_over_rest, service, "/chat")
         rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
         upstream.wait_for(lambda: upstream.open_calls == 2)
@@ -174,7 +174,7 @@ def test_sigquit_and_sighup_drain(name: str, number: signal.Signals, upstream: G
     upstream.default(gemini.text("one", gate=gate))
     # Whoever runs the tests may have these signals ignored, which a process inherits.
     command = ["env", "--default-signal=QUIT,HUP", *(COMMANDS | TWO_WORKERS)[name]]
-    with Service(command, **upstream.env) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, Service(command, **upstream.env) as service:
         rest = clients.submit(outcome_over_rest, service, "/chat")
         rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
         upstream.wait_for(lambda: upstream.open_calls == 2)
@@ -187,7 +187,7 @@ def test_sigquit_and_sighup_drain(name: str, number: signal.Signals, upstream: G
 
 @pytest.mark.parametrize("name", ["python -m src", "python -m src, uvicorn", "hypercorn", "gunicorn, 2 workers"])
 def test_under_load_no_accepted_request_is_lost(name: str, upstream: GeminiStandIn) -> None:
-    with started(name, upstream, CACHE_ENABLED="false") as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, started(name, upstream, CACHE_ENABLED="false") as service:
         ended = threading.Event()
         outcomes: Counter[Any] = Counter()
 

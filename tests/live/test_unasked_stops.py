@@ -35,7 +35,7 @@ HALF_A_BODY = b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json
 def test_at_the_limit_of_requests_it_drains(server: str, upstream: GeminiStandIn) -> None:
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
-    with Service(LIMITED[server], **upstream.env) as service, ThreadPoolExecutor() as clients, socket.socket() as half:
+    with ThreadPoolExecutor() as clients, Service(LIMITED[server], **upstream.env) as service, socket.socket() as half:
         health: Any = health_pb2_grpc.HealthStub(service.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -92,7 +92,7 @@ def test_workers_drain_when_their_main_process_was_killed(name: str, adopting: N
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
     count = 1 if name in ("python -m src", "granian") else 2
-    with Service(TWO_WORKERS[name], **upstream.env) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, Service(TWO_WORKERS[name], **upstream.env) as service:
         service.output_with('"service is up"', count)
         workers = serving_processes(service)
         assert len(workers) == count
@@ -133,7 +133,7 @@ def test_without_its_grpc_server_it_ends_with_1(name: str, upstream: GeminiStand
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
     command = crashing(name, "create_app")
-    with Service(command, **upstream.env, PYTHONPATH=str(ROOT)) as service, ThreadPoolExecutor() as clients:
+    with ThreadPoolExecutor() as clients, Service(command, **upstream.env, PYTHONPATH=str(ROOT)) as service:
         rest = clients.submit(lambda: service.http.post("/chat", json={}))
         upstream.wait_for(lambda: upstream.open_calls == 1)
         call: Any = service.channel.unary_unary("/none.Service/None")
