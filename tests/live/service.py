@@ -21,6 +21,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
+LINE_SECONDS = 30.0  # a second worker may start after the first has answered
 
 # How each kind of user starts it. `{port}` is filled in; the gRPC port always comes from the environment.
 COMMANDS: dict[str, list[str]] = {
@@ -121,7 +122,7 @@ class Service:
         with open(f"/proc/self/fd/{self._output.fileno()}", "rb") as copy:
             return copy.read().decode(errors="replace")
 
-    def output_with(self, text: str, times: int = 1, seconds: float = 5) -> str:
+    def output_with(self, text: str, times: int = 1, seconds: float = LINE_SECONDS) -> str:
         """Wait until the output holds the text so many times, and return it: lines leave a moment after the event."""
         deadline = time.monotonic() + seconds
         while (output := self.output()).count(text) < times:
@@ -131,7 +132,7 @@ class Service:
 
     def access_line(self, request_id: str) -> dict[str, Any]:
         """The access log's line of this request or RPC, which is written after the client has its answer."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + LINE_SECONDS
         while time.monotonic() < deadline:
             for line in self.output().splitlines():
                 if request_id in line and line.startswith("{"):

@@ -40,7 +40,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 def eventually(port: int, check: Any) -> Samples:
     """The metrics, once `check` holds for them: some are sampled once a second."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         samples = scraped(port)
         if check(samples):
@@ -140,7 +140,7 @@ def listener_of(port: int, service: Service) -> int:
 @contextmanager
 def taken_by_a_stranger(port: int) -> Iterator[None]:
     """Take the port as soon as it is free."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             stranger = socket.create_server(("127.0.0.1", port))
@@ -153,7 +153,7 @@ def taken_by_a_stranger(port: int) -> Iterator[None]:
 
 def eventually_listening(port: int) -> Samples:
     """The metrics, once a worker answers again."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             return scraped(port)

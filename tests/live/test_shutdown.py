@@ -64,7 +64,7 @@ def is_serving(health: Any) -> bool:
         return False
 
 
-def eventually(check: Any, seconds: float = 1.0) -> bool:
+def eventually(check: Any, seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if check():
@@ -116,13 +116,13 @@ def test_when_the_grace_is_over_everything_is_told_and_ended(name: str, upstream
         took = time.monotonic() - began
         idle.close()
         assert status == EXIT_STATUS.get(name, 0)
-        assert 0.9 < took < 5  # what hangs would hang for ever
-        chunk, error = sse.result(1).strip().split("\n\n")
+        assert 0.9 < took < 9  # what hangs would hang for ever, or until the server gives up
+        chunk, error = sse.result(10).strip().split("\n\n")
         assert chunk == 'data: {"chunk":"one "}'
         assert error.startswith("event: error\n")
         assert json.loads(error.partition("data: ")[2])["title"] == "Shutting down"
-        assert rest.result(1) == 503
-        assert rpc.result(1) == grpc.StatusCode.UNAVAILABLE
+        assert rest.result(10) == 503
+        assert rpc.result(10) == grpc.StatusCode.UNAVAILABLE
         assert "Traceback" not in service.output()
     upstream.wait_for(lambda: upstream.open_calls == 0)
 
@@ -179,7 +179,7 @@ def test_sigquit_and_sighup_drain(name: str, number: signal.Signals, upstream: G
         rpc = clients.submit(outcome_over_grpc, lambda request: [service.stub.PirateChat(request)], pb.ChatRequest())
         upstream.wait_for(lambda: upstream.open_calls == 2)
         service.process.send_signal(number)
-        assert eventually(lambda: "stopping" in service.output() or not is_ready(service), 5)
+        assert eventually(lambda: "stopping" in service.output() or not is_ready(service))
         gate.release(2)
         assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)
         assert service.wait(10) == EXIT_STATUS.get(name, 0)
@@ -205,7 +205,7 @@ def test_under_load_no_accepted_request_is_lost(name: str, upstream: GeminiStand
         status = service.wait(15)
         ended.set()
         for loop in loops:
-            loop.result(5)
+            loop.result(30)
         assert status == EXIT_STATUS.get(name, 0)
         answered = outcomes.pop(200) + outcomes.pop(grpc.StatusCode.OK)
         assert answered == upstream.calls_finished == upstream.calls_started

@@ -45,7 +45,7 @@ def test_at_the_limit_of_requests_it_drains(server: str, upstream: GeminiStandIn
         rest = clients.submit(lambda: service.http.post("/chat", json={}))
         rpc = clients.submit(lambda: service.stub.PirateChat(pb.ChatRequest()))
         upstream.wait_for(lambda: upstream.open_calls == 2)
-        assert eventually(lambda: not is_ready(service), 10)
+        assert eventually(lambda: not is_ready(service))
         assert [answer.status for answer in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
         assert half.recv(65_536).startswith(b"HTTP/1.1 503")
         gate.release(2)
@@ -56,8 +56,8 @@ def test_at_the_limit_of_requests_it_drains(server: str, upstream: GeminiStandIn
             assert service.wait(10) == 0
         else:
             service.output_with('"service is up"', 2)
-            assert eventually(lambda: is_ready(service), 10)
-            assert eventually(lambda: is_serving(health), 10)
+            assert eventually(lambda: is_ready(service))
+            assert eventually(lambda: is_serving(health))
 
 
 TWO_WORKERS = {

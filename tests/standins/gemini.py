@@ -208,7 +208,7 @@ class GeminiStandIn:
         """Set the answer to calls whose request holds this text, whatever is scripted."""
         self._by_text[text] = behaviour
 
-    def wait_for(self, predicate: Callable[[], bool], timeout: float = 10) -> None:
+    def wait_for(self, predicate: Callable[[], bool], timeout: float = 30) -> None:
         """Block until `predicate` holds, at most `timeout` seconds; it is looked at after each change here."""
         with self._changed:
             assert self._changed.wait_for(predicate, timeout), "the stand-in never got there"
