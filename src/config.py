@@ -35,7 +35,7 @@ from src.observability.log_writer import is_terminal, stderr_writer
 from src.providers.rows import PROVIDERS
 from src.util.client_address import UNIX
 from src.util.rate import Rate
-from src.util.start_checks import check_client_authority, check_proxies, check_server_certificate
+from src.util.start_checks import check_client_authority, check_proxies, check_sentry_dsn, check_server_certificate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
@@ -225,9 +225,12 @@ class Settings(BaseSettings):
         value = value.strip()
         if not value.isprintable():
             raise ValueError("holds a character that can't be printed")
-        if value or info.field_name is None:
-            return value
-        return cls.model_fields[info.field_name].get_default(call_default_factory=True, validated_data=info.data)
+        field = cls.model_fields[str(info.field_name)]
+        if not value:
+            return field.get_default(call_default_factory=True, validated_data=info.data)
+        if is_secret(field) and not value.isascii():  # no HTTP client could send it
+            raise ValueError("holds a character that is not ASCII")
+        return value
 
     @field_validator("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca", mode="wrap")
     @classmethod
@@ -236,6 +239,13 @@ class Settings(BaseSettings):
             return is_file(value)
         except OSError as error:  # too long a name
             raise ValueError(f"can't be looked for: {error.strerror}") from None
+
+    @field_validator("google_gemini_base_url", "openai_base_url", "ollama_base_url")
+    @classmethod
+    def _names_a_host(cls, value: str | None) -> str | None:
+        if value is None or _has_host(value):
+            return value
+        raise ValueError("name a host, and a port up to 65535 if any, as in https://api.example.com:8443/v1")
 
     @field_validator("cors_allowed_origins")
     @classmethod
@@ -295,9 +305,11 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _sentry_is_installed(self) -> Self:
+    def _sentry_can_be_used(self) -> Self:
         if self.sentry_dsn is not None and find_spec("sentry_sdk") is None:
             raise ValueError("SENTRY_DSN='***': needs the extra 'sentry', which is not installed")
+        if self.sentry_dsn is not None:
+            check_sentry_dsn(self.sentry_dsn.get_secret_value())
         return self
 
     @model_validator(mode="after")
@@ -403,6 +415,14 @@ def _as_browsers_send(origin: str) -> str:
     host = f"[{ip_address(url.hostname or '')}]" if "[" in origin else url.hostname
     port = "" if url.port in (None, {"https": 443, "http": 80}[url.scheme]) else f":{url.port}"
     return f"{url.scheme}://{host}{port}"
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is none
+        return False
 
 
 def _default_model(data: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """`python -m src`: flags become settings, and the chosen ASGI server runs the app."""
 
-import errno
 import math
 import os
 import signal
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
 from src.observability.logs import configure_logging, logging_config
 from src.util.open_files import raise_open_file_limit
+from src.util.start_checks import check_port_free
 from src.util.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
 
 APP = "src.asgi:create_app"
@@ -40,35 +40,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_ports_free(settings: Settings) -> None:
-    """End the process if another one listens on a port of ours. SO_REUSEPORT would let both share it unnoticed."""
-    _check_port_free("HOST", settings.host, "PORT", settings.port)
-    if settings.grpc_enabled:
-        _check_port_free("HOST", settings.host, "GRPC_PORT", settings.grpc_port)
-    if settings.metrics_port:
-        _check_port_free("METRICS_HOST", settings.metrics_host, "METRICS_PORT", settings.metrics_port)
-
-
-def _check_port_free(host_variable: str, host: str, port_variable: str, port: int) -> None:
+    """End the process if it can't listen on one of its ports."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            flag = _flag(port_variable)
-            exit_with(f"{port_variable}={port}: the port is taken on {host}; choose another with {flag}")
-        flag = _flag(host_variable)
-        exit_with(f"{host_variable}={host!r} ({flag}): can't listen on {host} port {port}: {error.strerror}")
+        check_port_free("HOST", settings.host, "PORT", settings.port)
+        if settings.grpc_enabled:
+            check_port_free("HOST", settings.host, "GRPC_PORT", settings.grpc_port)
+        if settings.metrics_port:
+            check_port_free("METRICS_HOST", settings.metrics_host, "METRICS_PORT", settings.metrics_port)
+    except ValueError as error:
+        exit_with(str(error))
 
 
 def _address(settings: Settings) -> str:
     """Return HOST as an IP address, which is all that granian takes."""
     return str(socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][4][0])
-
-
-def _flag(variable: str) -> str:
-    return "--" + variable.lower().replace("_", "-")
 
 
 def _seconds_to_stop(settings: Settings) -> int:

@@ -38,6 +38,7 @@ from src.security import apply_security_middleware
 from src.util.failed_starts import told_in_one_line
 from src.util.probes import STATUS_PATH
 from src.util.server_parent import server_parent_ended
+from src.util.start_checks import check_port_free
 from src.util.stop_signals import BEGIN_STOP, noticing_stop_signals
 from src.util.websockets import websockets_as_http
 
@@ -244,8 +245,7 @@ class Service:
             try:
                 await self._grpc.start()
             except RuntimeError:
-                place = f"GRPC_PORT={self._settings.grpc_port} (--grpc-port)"
-                raise ConfigError(f"{place}: can't listen on {self._settings.host}; is the port taken?") from None
+                raise ConfigError(_why_not_listening(self._settings)) from None
 
     def _announce(self) -> None:
         settings = self._settings
@@ -267,6 +267,15 @@ class Service:
         if settings.grpc_enabled:
             places["grpc"] = f"{settings.host}:{settings.grpc_port}"
         log.info("service is up", model=settings.model, **places)
+
+
+def _why_not_listening(settings: Settings) -> str:
+    """Return why gRPC could not listen, which its core does not say."""
+    try:
+        check_port_free("HOST", settings.host, "GRPC_PORT", settings.grpc_port)
+    except ValueError as error:
+        return str(error)
+    return f"GRPC_PORT={settings.grpc_port} (--grpc-port): can't listen on {settings.host}"
 
 
 def _exit(status: int) -> None:

@@ -111,6 +111,22 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
             "TRUSTED_PROXIES='10.0.0.1, 0.0.0.0/0' (--trusted-proxies): 0.0.0.0/0 is too wide",
             id="all of IPv4 as proxies",
         ),
+        pytest.param(
+            {"ollama_base_url": "http://["}, "OLLAMA_BASE_URL='http://[' (--ollama-base-url): name a host", id="half IPv6"
+        ),
+        pytest.param(
+            {"openai_base_url": "http://a:99999"},
+            "OPENAI_BASE_URL='http://a:99999' (--openai-base-url): name a host, and a port up to 65535",
+            id="URL with a port out of range",
+        ),
+        pytest.param(
+            {"google_gemini_base_url": "https:///v1"},
+            "GOOGLE_GEMINI_BASE_URL='https:///v1' (--google-gemini-base-url): name a host",
+            id="URL without a host",
+        ),
+        pytest.param({"gemini_api_key": "clé"}, "GEMINI_API_KEY='***': holds a character that is not", id="no ASCII"),
+        pytest.param({"sentry_dsn": "canary"}, "SENTRY_DSN='***': is not a DSN", id="no DSN"),
+        pytest.param({"sentry_dsn": "https://host/1"}, "SENTRY_DSN='***': is not a DSN", id="DSN without a key"),
         pytest.param({"grpc_enabled": "maybe"}, "GRPC_ENABLED='maybe' (--no-grpc): Input should be", id="no boolean"),
     ],
 )

@@ -59,11 +59,21 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
         reports_bugs: Send bugs to Sentry as well, where it is asked for; only in a process that serves, because its
             SDK loads gRPC, which must not be loaded in a parent of workers.
     """
-    reporters = [_start_reporting(settings.sentry_dsn, settings)] if reports_bugs and settings.sentry_dsn else []
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
     logging.config.dictConfig(logging_config(settings))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_formatter(settings))
+    _configure_structlog([])
+    logging.getLogger(GRPC).addFilter(_is_about_the_server)
+    warnings.showwarning = _log_warning
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    if reports_bugs and settings.sentry_dsn:  # last: by now a failure is logged without local variables
+        _configure_structlog([_start_reporting(settings.sentry_dsn, settings)])
+
+
+def _configure_structlog(reporters: list[Processor]) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -76,11 +86,6 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    logging.getLogger(GRPC).addFilter(_is_about_the_server)
-    warnings.showwarning = _log_warning
-    sys.excepthook = _log_uncaught
-    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:

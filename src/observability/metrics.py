@@ -5,7 +5,6 @@ when the process starts: no client can add one. Import it after `metrics_store.j
 """
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -35,6 +34,7 @@ from src.operations import OPERATIONS
 from src.rate_limit import BucketStats
 from src.util.probes import PROBE_PATHS
 from src.util.scope import METHODS
+from src.util.start_checks import describe_listen_error
 
 log = structlog.get_logger(__name__)
 
@@ -264,9 +264,7 @@ def expose(content_type: str) -> bytes:
 
 
 def _why_not_listening(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"METRICS_PORT={port} (--metrics-port): the port is taken on {host}; choose another"
-    return f"METRICS_HOST={host!r} (--metrics-host): can't listen on {host} port {port}: {error.strerror}"
+    return describe_listen_error("METRICS_HOST", host, "METRICS_PORT", port, error)
 
 
 def sweep_dead_workers(directory: Path) -> None:

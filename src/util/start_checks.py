@@ -1,8 +1,10 @@
-"""Checks of files and variables that libraries read themselves. Their own errors come late and do not name the setting.
+"""Checks of values that libraries and servers use themselves. Their own errors come late and do not name the setting.
 
 Each raises ValueError with the whole line: variable, value and reason.
 """
 
+import errno
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,3 +61,35 @@ def check_proxies(environment: Mapping[str, str]) -> None:
             f"{', '.join(names)}: can't be used; name proxies as http://HOST:PORT, hosts and addresses in NO_PROXY, "
             "but no IPv6 network"
         ) from None
+
+
+def check_sentry_dsn(dsn: str) -> None:
+    """Check that Sentry's SDK can read the DSN. It holds a key: not shown."""
+    from sentry_sdk.utils import Dsn  # not for those who have none: it takes a while
+
+    try:
+        Dsn(dsn)
+    except ValueError:
+        raise ValueError("SENTRY_DSN='***': is not a DSN; Sentry shows it under Client Keys") from None
+
+
+def check_port_free(host_variable: str, host: str, port_variable: str, port: int) -> None:
+    """Check that this process could listen there. SO_REUSEPORT would let two services share a port unnoticed."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(describe_listen_error(host_variable, host, port_variable, port, error)) from None
+
+
+def describe_listen_error(host_variable: str, host: str, port_variable: str, port: int, error: OSError) -> str:
+    """Return the line for an address that can't be bound: it names the port if that is taken, else the host."""
+    if error.errno == errno.EADDRINUSE:
+        return f"{port_variable}={port} ({_flag(port_variable)}): the port is taken on {host}; choose another"
+    return f"{host_variable}={host!r} ({_flag(host_variable)}): can't listen on {host} port {port}: {error.strerror}"
+
+
+def _flag(variable: str) -> str:
+    return "--" + variable.lower().replace("_", "-")

@@ -122,7 +122,7 @@ def test_a_taken_port_is_named_with_its_flag(flag: str, variable: str, tmp_path:
         done = run("-m", "src", "--debug", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    expected = f"{variable}={ports[flag]}: the port is taken on 127.0.0.1; choose another with {flag}"
+    expected = f"{variable}={ports[flag]} ({flag}): the port is taken on 127.0.0.1; choose another"
     assert json.loads(line)["event"] == expected
 
 
@@ -163,7 +163,7 @@ def test_a_taken_grpc_port_stops_any_server(name: str, flags: list[str]) -> None
         )
     assert done.returncode != 0
     lines = (done.stdout + done.stderr).splitlines()
-    expected = f"GRPC_PORT={number} (--grpc-port): can't listen on 127.0.0.1; is the port taken?"
+    expected = f"GRPC_PORT={number} (--grpc-port): the port is taken on 127.0.0.1; choose another"
     assert expected in [json.loads(line)["event"] for line in lines if line.startswith("{")]
     assert "Traceback" not in done.stdout + done.stderr
 
