@@ -112,7 +112,9 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
             id="all of IPv4 as proxies",
         ),
         pytest.param(
-            {"ollama_base_url": "http://["}, "OLLAMA_BASE_URL='http://[' (--ollama-base-url): name a host", id="half IPv6"
+            {"ollama_base_url": "http://["},
+            "OLLAMA_BASE_URL='http://[' (--ollama-base-url): name a host",
+            id="half IPv6",
         ),
         pytest.param(
             {"openai_base_url": "http://a:99999"},
