@@ -20,11 +20,12 @@ from src.util.open_files import raise_open_file_limit
 log = structlog.get_logger(__name__)
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
+def create_app(settings: Settings | None = None, *, listens_as_set: bool = False) -> ASGIApp:
     """The service as an ASGI app.
 
     Args:
         settings: Taken from the environment when not given; a wrong one then ends the process with status 2.
+        listens_as_set: True where the server takes REST's address from the settings, which the log then names.
     """
     settings = settings or load_settings_or_exit()
     try:
@@ -37,12 +38,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             with imported_late("opentelemetry.instrumentation.logging"):  # Genkit's, for its developer UI
                 from src.service import build_app
 
-            return build_app(settings)
+            return build_app(settings, listens_as_set=listens_as_set)
     except ConfigError as error:
         exit_with(str(error))
     except Exception:  # not every server logs it, and none that is loading the app does so in the log's format
         log.critical("can't start", exc_info=True)
         sys.exit(1)
+
+
+def create_app_at_port() -> ASGIApp:
+    """As `create_app`, for `python -m src`: REST listens on HOST and PORT."""
+    return create_app(listens_as_set=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from src.util.open_files import raise_open_file_limit
 from src.util.start_checks import check_port_free
 from src.util.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
 
-APP = "src.asgi:create_app"
+APP = "src.asgi:create_app_at_port"
 # granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
 # to half as much more pass, by the last read. uvicorn's limit is `util.uvicorn_http`'s, hypercorn's are its own.
 MAX_HEADER_BYTES = 32_768

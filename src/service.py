@@ -8,7 +8,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,12 @@ EXIT_SECONDS = 0.3  # for the server to end the lifespan, once nothing is in fli
 log = structlog.get_logger(__name__)
 
 
-def build_app(settings: Settings) -> ASGIApp:
-    """All parts of the service, put together. Raises ConfigError where the settings ask for what is not installed."""
+def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
+    """All parts of the service, put together. Raises ConfigError where the settings ask for what is not installed.
+
+    Args:
+        listens_as_set: True where the server takes REST's address from the settings, which the log then names.
+    """
     traces = start_telemetry(settings)
     ai = build_genkit(settings)
     buckets = MemoryBuckets()
@@ -73,7 +77,9 @@ def build_app(settings: Settings) -> ASGIApp:
     images = ImageFetcher(client_share=settings.client_share)
     flows = Flows(llm, images, client_share=settings.client_share)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
-    service = Service(settings, ai, runner, limit, drain, watch=watch)
+    service = Service(
+        settings, ai, runner, limit, drain, watch=watch, addresses=addresses_for_log(settings, listens_as_set)
+    )
     rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
     if watch.status is not None:
         watch.status.add_to(rest)
@@ -119,10 +125,19 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, ai: Genkit, runner: Runner, limit: RateLimit, drain: Drain, *, watch: Watch
+        self,
+        settings: Settings,
+        ai: Genkit,
+        runner: Runner,
+        limit: RateLimit,
+        drain: Drain,
+        *,
+        watch: Watch,
+        addresses: Mapping[str, str],
     ) -> None:
         self.ready = False
         self._watch = watch
+        self._addresses = addresses
         self._settings = settings
         self._ai = ai
         self._runner = runner
@@ -260,13 +275,21 @@ class Service:
                 "open to them. Set HOST=127.0.0.1, or turn DEBUG off.",
                 host=settings.host,
             )
-        rest = f"http://{settings.host}:{settings.port}"
-        places = {"rest": rest}
+        log.info("service is up", model=settings.model, **self._addresses)
+
+
+def addresses_for_log(settings: Settings, listens_as_set: bool) -> dict[str, str]:
+    """Return where clients reach the service. A server that chooses REST's address logs it itself."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    addresses = {}
+    if listens_as_set:
+        rest = f"http://{host}:{settings.port}"
+        addresses["rest"] = rest
         if settings.debug:
-            places |= {"docs": f"{rest}/docs", "status": f"{rest}{STATUS_PATH}"}
-        if settings.grpc_enabled:
-            places["grpc"] = f"{settings.host}:{settings.grpc_port}"
-        log.info("service is up", model=settings.model, **places)
+            addresses |= {"docs": f"{rest}/docs", "status": f"{rest}{STATUS_PATH}"}
+    if settings.grpc_enabled:
+        addresses["grpc"] = f"{host}:{settings.grpc_port}"
+    return addresses
 
 
 def _why_not_listening(settings: Settings) -> str:

@@ -9,6 +9,7 @@ import pytest
 from src import service
 from src.asgi import create_app
 from src.config import ConfigError, Settings, load_settings
+from src.service import addresses_for_log
 
 
 @pytest.fixture
@@ -54,3 +55,14 @@ def test_a_collector_that_somebody_turned_off_stays_off(settings: Settings) -> N
     gc.disable()
     create_app(settings)
     assert not gc.isenabled()
+
+
+def test_the_log_names_rests_address_only_where_the_settings_choose_it() -> None:
+    settings = load_settings({"debug": True, "host": "::1", "port": 1, "grpc_port": 2})
+    assert addresses_for_log(settings, listens_as_set=False) == {"grpc": "[::1]:2"}
+    assert addresses_for_log(settings, listens_as_set=True) == {
+        "rest": "http://[::1]:1",
+        "docs": "http://[::1]:1/docs",
+        "status": "http://[::1]:1/debug/status",
+        "grpc": "[::1]:2",
+    }

@@ -30,8 +30,26 @@ def empty_request(operation: Operation) -> Message:
 
 @pytest.fixture(scope="module", params=COMMANDS)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    with Service(COMMANDS[request.param]) as running:
+    command = COMMANDS[request.param]
+    # Where the command chooses REST's port, the setting counts for nothing: no port that can be had without privileges.
+    port = {"PORT": "1"} if any("{port}" in part for part in command) else {}
+    with Service(command, **port) as running:
         yield running
+
+
+def test_the_log_names_no_address_but_those_that_answer(request: pytest.FixtureRequest, service: Service) -> None:
+    name = request.node.callspec.params["service"]
+    lines = service.output_with('"service is up"').splitlines()
+    up = next(json.loads(line) for line in lines if '"service is up"' in line)
+    assert up.get("rest") == (service.rest_url if name.startswith("python") else None)
+    assert up["grpc"] == f"127.0.0.1:{service.grpc_port}"
+    assert any(service.rest_url in line for line in lines), "the server names its address otherwise"
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+def test_workers_that_are_spawned_name_the_address_too(server: str) -> None:
+    with Service([*COMMANDS["python -m src, 2 workers"], "--server", server]) as service:
+        assert f'"rest":"{service.rest_url}"' in service.output_with('"service is up"')
 
 
 def events(body: str) -> list[Any]:

@@ -118,6 +118,6 @@ def _end_of_start(command: Sequence[str], env: Mapping[str, str], folder: Path) 
         timeout=60,
     )
     output = done.stdout + done.stderr
-    assert "Traceback" not in output
-    assert CANARY not in output
+    assert "Traceback" not in output, output
+    assert CANARY not in output, output
     return done.returncode, output
