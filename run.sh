@@ -72,6 +72,13 @@ install_uv() {
     .venv/bin/python -m pip install --quiet --require-hashes -r "$pin"
 }
 
+# What stands at the top of this file.
+usage() {
+    local line
+    grep '^# \./run\.sh' run.sh | while read -r line; do echo "${line#\# }"; done
+    echo
+}
+
 # Whether the flags or the environment name an env file.
 names_env() {
     local flag
@@ -98,5 +105,5 @@ if [ "${1:-}" = extras ]; then
 fi
 install requirements/runtime.txt
 if [ -e .local.env ] && ! names_env "$@"; then set -- --env local "$@"; fi
-case " $* " in *" --help "* | *" -h "*) ;; *) echo "Starting in debug mode (--help lists the flags) ..." ;; esac
+case " $* " in *" --help "* | *" -h "*) usage ;; *) echo "Starting in debug mode (--help lists the flags) ..." ;; esac
 exec .venv/bin/python -m src --debug "$@"

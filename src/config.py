@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -49,6 +49,21 @@ _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
 
 
+# Titles of groups in `--help`, by the first setting of each.
+HELP_GROUPS = {
+    "app_env": "environment",
+    "host": "servers",
+    "log_format": "logs",
+    "cors_allowed_origins": "requests",
+    "gemini_api_key": "model",
+    "cb_enabled": "circuit breaker",
+    "cache_enabled": "cache",
+    "httpx_pool_max": "connections to the LLM provider",
+    "metrics_host": "metrics",
+    "sentry_dsn": "error reports and traces",
+}
+
+
 class ConfigError(Exception):
     """A setting is wrong. The message is one line for each, naming variable, value and what is allowed."""
 
@@ -84,136 +99,145 @@ class Settings(BaseSettings):
         description="Name of the environment: `.<name>.env` is read before `.env`.",
     )
     debug: Annotated[bool, Flag("--debug", True)] = Field(
-        False, description="Open the development conveniences: API docs, gRPC reflection, the embedded model."
+        False, description="Enable development features: API docs, gRPC reflection, the embedded model."
     )
     host: str = Field(
         default_factory=lambda data: "127.0.0.1" if data.get("debug") else "0.0.0.0",  # noqa: S104
-        description="Address both servers bind; 0.0.0.0 unless debug, where it is 127.0.0.1.",
+        description="Listen address of both servers; 127.0.0.1 in debug mode.",
     )
-    port: int = Field(8080, ge=1, le=65535, description="Port of the REST server.")
-    grpc_port: int = Field(50051, ge=1, le=65535, description="Port of the gRPC server.")
+    port: int = Field(8080, ge=1, le=65535, description="REST port.")
+    grpc_port: int = Field(50051, ge=1, le=65535, description="gRPC port.")
     grpc_enabled: Annotated[bool, Flag("--no-grpc", False, "Serve REST only.")] = Field(
-        True, description="Serve gRPC beside REST."
+        True, description="Enable the gRPC server."
     )
     grpc_tls_cert: FilePath | None = Field(
-        None, description="PEM file of the gRPC server's certificate; plain text without."
+        None, description="Certificate of the gRPC server, a PEM file; empty disables TLS."
     )
-    grpc_tls_key: FilePath | None = Field(None, description="PEM file of that certificate's private key.")
+    grpc_tls_key: FilePath | None = Field(None, description="Private key of that certificate, a PEM file.")
     grpc_tls_client_ca: FilePath | None = Field(
-        None, description="PEM file of the authority whose certificates gRPC clients have to show (mutual TLS)."
+        None,
+        description="CA certificate that gRPC client certificates are verified with, a PEM file; setting it "
+        "requires mutual TLS.",
     )
     server: Literal["granian", "uvicorn", "hypercorn"] = Field(
-        "granian", description="The ASGI server that `python -m src` starts."
+        "granian", description="ASGI server that `python -m src` starts."
     )
-    workers: int = Field(1, ge=1, le=64, description="Worker processes that `python -m src` starts.")
-    log_format: Literal["json", "console"] = Field(
-        default_factory=lambda data: "console" if data.get("debug") else "json",
-        description="One JSON object a line, or coloured text; json unless debug, where it is console.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    workers: int = Field(1, ge=1, le=64, description="Number of worker processes that `python -m src` starts.")
     shutdown_grace: float = Field(
-        10.0, ge=0, le=3600, description="Seconds that requests in flight may take to finish after SIGTERM."
+        10.0, ge=0, le=3600, description="Grace period after SIGTERM for requests in flight, in seconds."
     )
-
     keep_alive_timeout: int = Field(
-        75, ge=1, le=3600, description="Seconds that an idle client connection is kept; above the load balancer's own."
+        75,
+        ge=1,
+        le=3600,
+        description="Idle timeout of client connections, in seconds; set it above the load balancer's.",
     )
-
     http2: bool = Field(
         False,
-        description="Speak HTTP/2 in clear text on the REST port too: granian; hypercorn always does, uvicorn can't.",
+        description="Accept HTTP/2 without TLS on the REST port, with granian; hypercorn always does, uvicorn can't.",
     )
+
+    log_format: Literal["json", "console"] = Field(
+        default_factory=lambda data: "console" if data.get("debug") else "json",
+        description="Log format: one JSON object per line, or coloured text; console in debug mode.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
 
     cors_allowed_origins: str = Field(
         "",
-        description="Origins, comma-separated, whose scripts may call; empty: same origin only, in debug any.",
+        description="Allowed CORS origins, comma-separated; empty allows none, in debug mode any.",
     )
     trusted_hosts: str = Field(
-        "", description="Host names, comma-separated, that requests may be addressed to; `*.example.com` for all below."
+        "",
+        description="Allowed Host headers, comma-separated; `*.example.com` allows all subdomains; empty allows any.",
     )
     trusted_proxies: str = Field(
         default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
-        description="CIDRs, comma-separated, of proxies whose X-Forwarded headers count, /8 or narrower (IPv6: /16); "
-        "`unix`: whoever may connect to the REST server's Unix socket; on Cloud Run its front end.",
+        description="Proxies whose X-Forwarded headers are trusted: CIDRs, comma-separated, /8 or narrower "
+        "(IPv6: /16), and `unix` for the peer of the REST server's Unix socket; on Cloud Run its front end by default.",
     )
     rate_limit_default: str = Field(
-        "60/minute", description="Requests that a client may make, `<count>/<second|minute|hour|day>`."
+        "60/minute", description="Rate limit of a client: `<count>/<second|minute|hour|day>`."
     )
-    max_body_size: int = Field(1_048_576, ge=1, le=1 << 30, description="Bytes of a request's body or message at most.")
+    max_body_size: int = Field(
+        1_048_576, ge=1, le=1 << 30, description="Maximum size of a request body or gRPC message, in bytes."
+    )
     request_timeout: float = Field(
-        125.0, gt=0, le=3600, description="Seconds that a request may take in all, its upload and its stream included."
+        125.0, gt=0, le=3600, description="Request timeout, including upload and stream, in seconds."
     )
 
-    gemini_api_key: SecretStr | None = Field(
-        None, description="Key of the Gemini API; alone it chooses Gemini Flash as the model."
-    )
+    gemini_api_key: SecretStr | None = Field(None, description="Gemini API key; without MODEL it selects Gemini Flash.")
     google_gemini_base_url: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="Another host for the Gemini API, such as a proxy."
+        None, pattern=r"^https?://\S+$", description="Base URL of the Gemini API, for a proxy; empty uses Google's."
     )
-    openai_api_key: SecretStr | None = Field(None, description="Key of an OpenAI-compatible server.")
+    openai_api_key: SecretStr | None = Field(None, description="API key of OpenAI or a compatible server.")
     openai_base_url: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="Base URL of an OpenAI-compatible server."
+        None, pattern=r"^https?://\S+$", description="Base URL of an OpenAI-compatible server; empty uses OpenAI's."
     )
     ollama_base_url: str = Field(
-        "http://127.0.0.1:11434", pattern=r"^https?://\S+$", description="Base URL of an Ollama server."
+        "http://127.0.0.1:11434", pattern=r"^https?://\S+$", description="Base URL of the Ollama server."
     )
     model: str = Field(
         default_factory=lambda data: _default_model(data),  # noqa: PLW0108 - defined below
         validate_default=True,
-        description="`googleai/<name>`, `openai/<name>`, `ollama/<name>` or `offline/demo`; no default in production.",
+        description="Model: `googleai/<name>`, `openai/<name>`, `ollama/<name>` or `offline/demo`; required "
+        "in production unless GEMINI_API_KEY is set.",
     )
-    llm_timeout: int = Field(
-        120_000, ge=1, le=3_600_000, description="Milliseconds that one LLM call may take, wall clock over all of it."
-    )
+    llm_timeout: int = Field(120_000, ge=1, le=3_600_000, description="Total timeout of an LLM call, in milliseconds.")
     max_output_tokens: int = Field(
-        8192, ge=1, le=1_000_000, description="Maximum tokens of one answer of the model, its thinking included."
+        8192, ge=1, le=1_000_000, description="Maximum tokens of an LLM response, including thinking."
     )
     llm_max_concurrency: int = Field(
-        64, ge=1, le=10_000, description="LLM calls under way at once; as many wait, the others are refused."
+        64, ge=1, le=10_000, description="Maximum concurrent LLM calls. As many again may queue; the rest get 503."
     )
     llm_max_per_client: int = Field(
         default_factory=lambda data: max(1, data.get("llm_max_concurrency", 64) // 4),
         ge=1,
         le=20_000,
-        description="Maximum calls of one client, waiting ones included; by default a quarter of LLM_MAX_CONCURRENCY. "
-        "Set it behind one proxy or for one backend. Its share of images and name look-ups is in proportion.",
+        description="Maximum LLM calls of one client, running or queued; a quarter of LLM_MAX_CONCURRENCY by "
+        "default. Raise it if one proxy or one backend sends all requests. A client's share of "
+        "image downloads and name look-ups is in proportion.",
     )
-    cb_enabled: bool = Field(True, description="Leave the LLM alone for a while when it fails: the circuit breaker.")
-    cb_failure_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open the circuit.")
+    cb_enabled: bool = Field(True, description="Enable the circuit breaker in front of the LLM.")
+    cb_failure_threshold: int = Field(5, ge=1, le=1000, description="Consecutive failures that open the circuit.")
     cb_recovery_timeout: float = Field(
-        30.0, gt=0, le=3600, description="Seconds until an open circuit lets a probe through."
+        30.0, gt=0, le=3600, description="Time until an open circuit allows a probe, in seconds."
     )
-    cache_enabled: bool = Field(True, description="Answer equal requests to the cached flows from memory.")
-    cache_ttl: float = Field(300.0, gt=0, le=86_400, description="Seconds that an answer is good for.")
-    cache_max_size: int = Field(1024, ge=1, le=1_000_000, description="Answers kept at most, in each process.")
+    cache_enabled: bool = Field(True, description="Enable the response cache, for the flows that are cacheable.")
+    cache_ttl: float = Field(300.0, gt=0, le=86_400, description="Cache lifetime, in seconds.")
+    cache_max_size: int = Field(
+        1024, ge=1, le=1_000_000, description="Maximum number of cached responses, per process."
+    )
     cache_max_bytes: int = Field(
-        67_108_864, ge=1, le=1 << 40, description="Maximum bytes of cached answers in memory, in each process."
+        67_108_864, ge=1, le=1 << 40, description="Maximum size of all cached responses in bytes, per process."
     )
-    httpx_pool_max: int = Field(100, ge=1, le=10_000, description="Connections to the LLM's provider at most.")
+    httpx_pool_max: int = Field(100, ge=1, le=10_000, description="Maximum connections to the LLM provider.")
     httpx_pool_max_keepalive: int = Field(
-        20, ge=0, le=10_000, description="Idle connections to the LLM's provider that are kept for reuse."
+        20, ge=0, le=10_000, description="Maximum idle connections to the LLM provider."
     )
     metrics_host: str = Field(
-        "127.0.0.1", description="Address that the metrics' port binds; 0.0.0.0 where a scraper is on another machine."
+        "127.0.0.1", description="Listen address of the metrics port; use 0.0.0.0 if the scraper is on another machine."
     )
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics for Prometheus; 0: there are none.")
-    sentry_dsn: SecretStr | None = Field(None, description="Where bugs are reported to; empty: nowhere.")
-    sentry_traces_sample_rate: float = Field(0.1, ge=0, le=1, description="Share of requests that Sentry traces.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the Prometheus metrics; 0 disables them.")
+    sentry_dsn: SecretStr | None = Field(None, description="Sentry DSN; empty disables Sentry.")
+    sentry_traces_sample_rate: float = Field(
+        0.1, ge=0, le=1, description="Share of requests that Sentry traces, from 0 to 1."
+    )
     sentry_environment: str = Field(
         default_factory=lambda data: data.get("app_env", ""),
         pattern=r"^[^\s/]{0,64}$",
-        description="The environment that Sentry names; by default that of APP_ENV.",
+        description="Environment name in Sentry; APP_ENV by default.",
     )
     trace_url: str = Field(
         "",
         pattern=r"^$|^https?://\S*\{trace_id\}\S*$",
-        description="Where a trace can be looked at, with `{trace_id}` in it: debug's status page links there.",
+        description="URL of a trace in your tracing UI, with `{trace_id}`; the debug status page links to it.",
     )
     genkit_telemetry_gcp: bool = Field(
-        False, description="Send traces to the project GOOGLE_CLOUD_PROJECT wherever this runs."
+        False, description="Export traces to the project GOOGLE_CLOUD_PROJECT on any platform."
     )
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
-        False, description="Record no traces at all, not even in memory."
+        False, description="Disable tracing, in memory too."
     )
 
     @field_validator("*", mode="before")
@@ -556,22 +580,35 @@ def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
 
     Ends the process with status 2 on an unknown flag, with 0 after `--help`.
     """
+    secrets = [name.upper() for name, field in Settings.model_fields.items() if is_secret(field)]
     parser = _Parser(
-        prog="python -m src", description="REST and gRPC over one set of Genkit flows.", allow_abbrev=False
+        prog="python -m src",
+        usage="%(prog)s [flags]",
+        description="Serve REST and gRPC over one set of Genkit flows.",
+        epilog=f"Each flag has an environment variable, shown in brackets. {', '.join(secrets)} have no flag, because "
+        "command lines are public: set them in the environment or an env file.",
+        allow_abbrev=False,
     )
+    add: Callable[..., object] = parser.add_argument
     for name, field in Settings.model_fields.items():
-        if is_secret(field):
-            continue
-        flag = flag_of(name, field)
-        help_text = _help(name, field).replace("%", "%%")
-        if flag.value is None:
-            metavar = _metavar(field)
-            parser.add_argument(flag.name, dest=name, metavar=metavar, default=argparse.SUPPRESS, help=help_text)
-        else:
-            parser.add_argument(
-                flag.name, dest=name, action="store_const", const=flag.value, default=argparse.SUPPRESS, help=help_text
-            )
+        if name in HELP_GROUPS:
+            add = parser.add_argument_group(HELP_GROUPS[name]).add_argument
+        if not is_secret(field):
+            _add_flag(add, name, field)
     return vars(parser.parse_args(argv))
+
+
+def _add_flag(add: Callable[..., object], name: str, field: FieldInfo) -> None:
+    flag = flag_of(name, field)
+    options: dict[str, Any] = {
+        "dest": name,
+        "default": argparse.SUPPRESS,
+        "help": _help(name, field).replace("%", "%%"),
+    }
+    if flag.value is None:
+        add(flag.name, metavar=_metavar(field), **options)
+    else:
+        add(flag.name, action="store_const", const=flag.value, **options)
 
 
 def _help(name: str, field: FieldInfo) -> str:
@@ -587,7 +624,8 @@ def _help(name: str, field: FieldInfo) -> str:
 def _metavar(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "{" + ",".join(get_args(field.annotation)) + "}"
-    return "{true,false}" if field.annotation is bool else "VALUE"
+    kinds = {"bool": "{true,false}", "float": "NUMBER", "int": "INTEGER", "Path": "FILE"}
+    return next((metavar for kind, metavar in kinds.items() if kind in str(field.annotation)), "TEXT")
 
 
 def default_of(field: FieldInfo, *, debug: bool = False) -> str:

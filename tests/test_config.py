@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from src.config import (
+    HELP_GROUPS,
     ConfigError,
     Settings,
     flag_of,
@@ -291,6 +292,12 @@ def test_help_shows_each_flag_with_its_choices_and_default(capsys: pytest.Captur
     for name, field in Settings.model_fields.items():
         assert (f"[{name.upper()}, default " in text or f"[{name.upper()}=" in text) is not is_secret(field)
     for shown in (
+        "--port INTEGER REST port.",
+        "--llm-timeout INTEGER ",
+        "--shutdown-grace NUMBER ",
+        "--grpc-tls-cert FILE ",
+        "--host TEXT ",
+        "GEMINI_API_KEY, OPENAI_API_KEY, SENTRY_DSN have no flag",
         "--no-grpc Serve REST only. [GRPC_ENABLED=false]",
         "--server {granian,uvicorn,hypercorn} ",
         "--cb-enabled {true,false} ",
@@ -299,6 +306,17 @@ def test_help_shows_each_flag_with_its_choices_and_default(capsys: pytest.Captur
         "[MODEL, default none, in debug offline/demo]",
     ):
         assert shown in text
+
+
+def test_help_has_a_group_for_each_subject(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    groups = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["options", *HELP_GROUPS.values()]
+    assert next(iter(HELP_GROUPS)) == next(iter(Settings.model_fields)), "no setting is outside of a group"
+    [model, breaker] = [lines.index(f"{title}:") for title in ("model", "circuit breaker")]
+    assert any(line.startswith("  --llm-timeout ") for line in lines[model:breaker])
 
 
 def test_http2_is_refused_where_the_server_has_none() -> None:

@@ -95,6 +95,20 @@ def test_a_second_start_installs_nothing(checkout: Path, bin_dir: Path) -> None:
     assert again.stdout == "Starting in debug mode (--help lists the flags) ...\n"
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_shows_the_commands_before_the_flags_of_the_service(checkout: Path, bin_dir: Path, flag: str) -> None:
+    working_venv(checkout)
+    script(bin_dir / "uv", "exit 0")
+    shutil.copytree(ROOT / "src", checkout / "src")
+    done = run_sh(checkout, bin_dir, flag)
+    commands, _, flags = done.stdout.partition("\n\n")
+    assert done.returncode == 0
+    assert [line.split("  ")[0] for line in commands.splitlines()[1:]] == [
+        *("./run.sh [flags]", "./run.sh test [args]", "./run.sh setup", "./run.sh extras")
+    ]
+    assert flags.startswith("usage: python -m src [flags]\n")
+
+
 @pytest.mark.parametrize(("command", "file"), [("setup", "dev.txt"), ("extras", "extras.txt")], ids=lambda value: value)
 def test_packages_can_be_installed_without_a_start(checkout: Path, bin_dir: Path, command: str, file: str) -> None:
     working_venv(checkout)
