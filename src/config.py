@@ -248,12 +248,12 @@ class Settings(BaseSettings):
             return value
         value = value.strip()
         if not value.isprintable():
-            raise ValueError("holds a character that can't be printed")
+            raise ValueError("contains a character that is not printable")
         field = cls.model_fields[str(info.field_name)]
         if not value:
             return field.get_default(call_default_factory=True, validated_data=info.data)
         if is_secret(field) and not value.isascii():  # no HTTP client could send it
-            raise ValueError("holds a character that is not ASCII")
+            raise ValueError("contains a character that is not ASCII")
         return value
 
     @field_validator("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca", mode="wrap")
@@ -262,28 +262,32 @@ class Settings(BaseSettings):
         try:
             return is_file(value)
         except OSError as error:  # too long a name
-            raise ValueError(f"can't be looked for: {error.strerror}") from None
+            raise ValueError(f"can't be read: {error.strerror}") from None
 
     @field_validator("google_gemini_base_url", "openai_base_url", "ollama_base_url")
     @classmethod
     def _names_a_host(cls, value: str | None) -> str | None:
         if value is None or _has_host(value):
             return value
-        raise ValueError("name a host, and a port up to 65535 if any, as in https://api.example.com:8443/v1")
+        raise ValueError("should have a host and a valid port, such as https://api.example.com:8443/v1")
 
     @field_validator("cors_allowed_origins")
     @classmethod
     def _known_origins(cls, value: str) -> str:
         if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split(value)):
             return ",".join(_as_browsers_send(origin) for origin in split(value))
-        raise ValueError("name origins as https://example.com or https://example.com:8443, without a path, or *")
+        raise ValueError(
+            "should be origins without a path, such as https://example.com or https://example.com:8443, or *"
+        )
 
     @field_validator("trusted_hosts")
     @classmethod
     def _known_hosts(cls, value: str) -> str:
         if all(_HOST_PATTERN.fullmatch(host) for host in split(value)):
             return value
-        raise ValueError("name hosts as api.example.com, *.example.com or an address, without scheme and port")
+        raise ValueError(
+            "should be host names or addresses without scheme and port, such as api.example.com or *.example.com"
+        )
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -296,7 +300,7 @@ class Settings(BaseSettings):
             if network.prefixlen < shortest:
                 raise ValueError(
                     f"{entry} is too wide: anyone in it can forge the client's address; "
-                    f"name your proxies' own networks, /{shortest} or narrower for IPv{network.version}"
+                    f"use your proxies' own networks, /{shortest} or narrower for IPv{network.version}"
                 )
         return value
 
@@ -344,10 +348,12 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
-            missing = "GRPC_TLS_KEY" if self.grpc_tls_key is None else "GRPC_TLS_CERT"
-            raise ValueError(f"{missing}='': the certificate and its key go together")
+            missing, given = "GRPC_TLS_KEY", "GRPC_TLS_CERT"
+            if self.grpc_tls_cert is None:
+                missing, given = given, missing
+            raise ValueError(f"{missing}='': is required, because {given} is set")
         if self.grpc_tls_client_ca is not None and self.grpc_tls_cert is None:
-            raise ValueError("GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks clients for certificates, which needs one here")
+            raise ValueError("GRPC_TLS_CERT='': is required, because GRPC_TLS_CLIENT_CA is set")
         if self.grpc_tls_cert is not None and self.grpc_tls_key is not None:
             check_server_certificate(self.grpc_tls_cert, self.grpc_tls_key)
         if self.grpc_tls_client_ca is not None:
@@ -357,15 +363,16 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _server_speaks_http2(self) -> Self:
         if self.http2 and self.server == "uvicorn":
-            raise ValueError("HTTP2=True: SERVER=uvicorn speaks HTTP/1 only; choose granian or hypercorn (--server)")
+            raise ValueError("HTTP2=True (--http2): SERVER=uvicorn supports HTTP/1 only; use granian or hypercorn")
         return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.grpc_enabled and self.port == self.grpc_port:
-            raise ValueError(f"GRPC_PORT={self.grpc_port}: PORT is the same; give each server its own (--grpc-port)")
-        if self.metrics_port in (self.port, self.grpc_port if self.grpc_enabled else None):
-            raise ValueError(f"METRICS_PORT={self.metrics_port}: another server has it; give each its own")
+            raise ValueError(f"GRPC_PORT={self.grpc_port} (--grpc-port): is also PORT; use another")
+        if self.metrics_port == self.port or (self.grpc_enabled and self.metrics_port == self.grpc_port):
+            other = "PORT" if self.metrics_port == self.port else "GRPC_PORT"
+            raise ValueError(f"METRICS_PORT={self.metrics_port} (--metrics-port): is also {other}; use another")
         return self
 
     @property

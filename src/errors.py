@@ -89,7 +89,7 @@ class RateLimited(ServiceError):
     title = "Too many requests"
     http_status = 429
     grpc_code = "RESOURCE_EXHAUSTED"
-    default_detail = "The rate limit is used up."
+    default_detail = "Rate limit exceeded."
     is_refusal = True
 
     def __init__(self, retry_after: float) -> None:
@@ -138,13 +138,13 @@ class CircuitOpen(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """As many calls as allowed are under way, and as many wait."""
+    """The maximum of concurrent calls runs, and the queue is full."""
 
     slug = "overloaded"
     title = "Overloaded"
     http_status = 503
     grpc_code = "UNAVAILABLE"
-    default_detail = "Too many calls are under way."
+    default_detail = "Too many concurrent calls."
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(retry_after=retry_after)
@@ -153,7 +153,7 @@ class Overloaded(ServiceError):
 class ShareExceeded(Overloaded):
     """This client already has its share of a shared pool."""
 
-    default_detail = "Too many calls of this client are in progress."
+    default_detail = "Too many concurrent calls of this client."
     concerns_one_caller = True
     hint = "behind one proxy, or for one backend, set LLM_MAX_PER_CLIENT"
 

@@ -45,10 +45,10 @@ FAILURES = {
     413: "The request is larger than allowed.",
     415: "The request is not declared as JSON.",
     422: "The input is invalid, or the language model refused its content.",
-    429: "The client's rate limit is used up.",
+    429: "The client exceeded its rate limit.",
     500: "The service failed.",
     502: "The language model failed to give a usable answer.",
-    503: "The language model is failing, too many calls are under way, or the service is shutting down.",
+    503: "The language model is failing, too many calls are running, or the service is shutting down.",
     504: "The answer took longer than allowed.",
 }
 

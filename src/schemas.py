@@ -22,7 +22,7 @@ def _not_blank(text: str) -> str:
     """The flows strip free text: what is left of it must be something."""
     if text.strip():
         return text
-    raise PydanticCustomError("string_blank", "String should have a character that is no space")
+    raise PydanticCustomError("string_blank", "String should not be blank")
 
 
 # Free text that the LLM can't do without.

@@ -87,23 +87,35 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         ),
         pytest.param({"model": "x/y"}, "MODEL='x/y' (--model): name a model", id="unknown provider"),
         pytest.param({"model": "offline/x"}, "MODEL='offline/x' (--model): name a model", id="unknown embedded model"),
-        pytest.param({"model": "googleai/x"}, "GEMINI_API_KEY='': MODEL=googleai/x needs a key", id="no key"),
-        pytest.param({"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs a key", id="no key, no server"),
-        pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9: PORT is the same", id="one port for both"),
+        pytest.param(
+            {"model": "googleai/x"}, "GEMINI_API_KEY='': MODEL=googleai/x needs a Gemini API key", id="no key"
+        ),
+        pytest.param(
+            {"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs an API key", id="no key, no server"
+        ),
+        pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9 (--grpc-port): is also PORT;", id="one port for both"),
         pytest.param({"app_env": "../x"}, "APP_ENV='../x' (--env): String should match", id="path as environment"),
         pytest.param(
             {"grpc_tls_key": "a" * 300},
-            f"GRPC_TLS_KEY='{'a' * 300}' (--grpc-tls-key): can't be looked for: File name too long",
+            f"GRPC_TLS_KEY='{'a' * 300}' (--grpc-tls-key): can't be read: File name too long",
             id="long path",
         ),
         pytest.param(
             {"app_env": "a" * 300}, f"APP_ENV='{'a' * 300}' (--env): String should match", id="long name of environment"
         ),
         pytest.param({"grpc_tls_cert": "/nowhere"}, "GRPC_TLS_CERT='/nowhere' (--grpc-tls-cert): Path", id="no file"),
-        pytest.param({"grpc_tls_cert": __file__}, "GRPC_TLS_KEY='': the certificate and its key", id="no key file"),
-        pytest.param({"grpc_tls_client_ca": __file__}, "GRPC_TLS_CERT='': GRPC_TLS_CLIENT_CA asks", id="half TLS"),
+        pytest.param(
+            {"grpc_tls_cert": __file__}, "GRPC_TLS_KEY='': is required, because GRPC_TLS_CERT", id="no key file"
+        ),
+        pytest.param(
+            {"grpc_tls_client_ca": __file__}, "GRPC_TLS_CERT='': is required, because GRPC_TLS_CLIENT_CA", id="half TLS"
+        ),
         pytest.param({"trusted_proxies": "all"}, "TRUSTED_PROXIES='all' (--trusted-proxies): 'all' does", id="no CIDR"),
-        pytest.param({"trusted_hosts": "http://a"}, "TRUSTED_HOSTS='http://a' (--trusted-hosts): name", id="no host"),
+        pytest.param(
+            {"trusted_hosts": "http://a"},
+            "TRUSTED_HOSTS='http://a' (--trusted-hosts): should be host names",
+            id="no host",
+        ),
         pytest.param(
             {"cors_allowed_origins": "a.test"}, "CORS_ALLOWED_ORIGINS='a.test' (--cors-allowed-origins)", id="no origin"
         ),
@@ -114,20 +126,22 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         ),
         pytest.param(
             {"ollama_base_url": "http://["},
-            "OLLAMA_BASE_URL='http://[' (--ollama-base-url): name a host",
+            "OLLAMA_BASE_URL='http://[' (--ollama-base-url): should have a host",
             id="half IPv6",
         ),
         pytest.param(
             {"openai_base_url": "http://a:99999"},
-            "OPENAI_BASE_URL='http://a:99999' (--openai-base-url): name a host, and a port up to 65535",
+            "OPENAI_BASE_URL='http://a:99999' (--openai-base-url): should have a host and a valid port",
             id="URL with a port out of range",
         ),
         pytest.param(
             {"google_gemini_base_url": "https:///v1"},
-            "GOOGLE_GEMINI_BASE_URL='https:///v1' (--google-gemini-base-url): name a host",
+            "GOOGLE_GEMINI_BASE_URL='https:///v1' (--google-gemini-base-url): should have a host",
             id="URL without a host",
         ),
-        pytest.param({"gemini_api_key": "clé"}, "GEMINI_API_KEY='***': holds a character that is not", id="no ASCII"),
+        pytest.param(
+            {"gemini_api_key": "clé"}, "GEMINI_API_KEY='***': contains a character that is not", id="no ASCII"
+        ),
         pytest.param({"sentry_dsn": "canary"}, "SENTRY_DSN='***': is not a DSN", id="no DSN"),
         pytest.param({"sentry_dsn": "https://host/1"}, "SENTRY_DSN='***': is not a DSN", id="DSN without a key"),
         pytest.param({"grpc_enabled": "maybe"}, "GRPC_ENABLED='maybe' (--no-grpc): Input should be", id="no boolean"),
@@ -320,5 +334,5 @@ def test_help_has_a_group_for_each_subject(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_http2_is_refused_where_the_server_has_none() -> None:
-    with pytest.raises(ConfigError, match="HTTP2=True: SERVER=uvicorn speaks HTTP/1 only"):
+    with pytest.raises(ConfigError, match="HTTP2=True \\(--http2\\): SERVER=uvicorn supports HTTP/1 only"):
         load_settings({"debug": True, "http2": True, "server": "uvicorn"})

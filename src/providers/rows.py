@@ -26,7 +26,7 @@ class Provider:
 
 
 _ROWS = (
-    Provider("googleai", "gcp.gemini", needs=("gemini_api_key",), missing="a key of the Gemini API"),
+    Provider("googleai", "gcp.gemini", needs=("gemini_api_key",), missing="a Gemini API key"),
     Provider("ollama", "ollama", extra="ollama", package="genkit_ollama"),
     Provider("offline", "offline"),
     Provider(
@@ -35,7 +35,7 @@ _ROWS = (
         extra="openai",
         package="genkit_openai",
         needs=("openai_api_key", "openai_base_url"),
-        missing="a key, or OPENAI_BASE_URL of a server without one",
+        missing="an API key, or the OPENAI_BASE_URL of a server that needs none",
     ),
 )
 PROVIDERS: Mapping[str, Provider] = {row.name: row for row in _ROWS}

@@ -20,5 +20,5 @@ class Rate:
         """`60/minute` and the like. Raises ValueError."""
         match = _RATE.fullmatch(text)
         if match is None:
-            raise ValueError(f"give it as <count>/<{'|'.join(PERIODS)}>, such as 60/minute")
+            raise ValueError(f"should be <count>/<{'|'.join(PERIODS)}>, such as 60/minute")
         return cls(int(match[1]), PERIODS[match[2]])

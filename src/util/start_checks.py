@@ -20,10 +20,10 @@ def check_server_certificate(certificate: Path, key: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise ValueError(f"GRPC_TLS_KEY={str(key)!r}: is not the key of the certificate {certificate}") from None
+            raise ValueError(f"GRPC_TLS_KEY={str(key)!r}: does not belong to the certificate {certificate}") from None
         raise ValueError(
-            f"GRPC_TLS_CERT={str(certificate)!r}: this and GRPC_TLS_KEY={str(key)!r} have to hold a certificate and "
-            "its private key, in PEM and without a password"
+            f"GRPC_TLS_CERT={str(certificate)!r}: should contain a certificate, and GRPC_TLS_KEY={str(key)!r} its "
+            "private key, both in PEM and without a passphrase"
         ) from None
 
 
@@ -37,7 +37,7 @@ def check_client_authority(authority: Path) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(authority)
     except ssl.SSLError:
-        raise ValueError(f"GRPC_TLS_CLIENT_CA={str(authority)!r}: holds no certificate in PEM") from None
+        raise ValueError(f"GRPC_TLS_CLIENT_CA={str(authority)!r}: contains no PEM certificate") from None
 
 
 def _check_readable(variable: str, file: Path) -> None:
@@ -58,8 +58,8 @@ def check_proxies(environment: Mapping[str, str]) -> None:
         httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).close()
     except Exception:
         raise ValueError(
-            f"{', '.join(names)}: can't be used; name proxies as http://HOST:PORT, hosts and addresses in NO_PROXY, "
-            "but no IPv6 network"
+            f"{', '.join(names)}: should be http://HOST:PORT for a proxy, and host names or addresses in NO_PROXY, "
+            "without IPv6 networks"
         ) from None
 
 

@@ -51,7 +51,9 @@ MISTAKES = {
     "unusable secret": Mistake({"SENTRY_DSN": CANARY}, "SENTRY_DSN='***': is not a DSN"),
     "secret with a line end inside": Mistake({"GEMINI_API_KEY": f"{CANARY}\n{CANARY}"}, "GEMINI_API_KEY='***': "),
     "proxy with a password": Mistake({"HTTPS_PROXY": f"socks://me:{CANARY}@127.0.0.1:9"}, "HTTPS_PROXY: "),
-    "settings that clash": Mistake({"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8: "),
+    "settings that clash": Mistake(
+        {"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8 (--metrics-port): is also GRPC_PORT"
+    ),
 }
 
 
