@@ -32,6 +32,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.observability.log_writer import is_terminal, stderr_writer
+from src.observability.redaction import hide_looks
 from src.providers.rows import PROVIDERS
 from src.util.client_address import UNIX
 from src.util.rate import Rate
@@ -524,9 +525,10 @@ def _check_readable(file: Path) -> None:
 def exit_with(message: str) -> NoReturn:
     """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback.
 
-    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message.
+    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message. A value
+    in it may be a URL with a password, or a key that was pasted into the wrong setting.
     """
-    for line in message.splitlines():
+    for line in hide_looks(message).splitlines():
         text = f"error: {line}" if is_terminal() else _log_line(line)
         stderr_writer().write(text.encode(errors="backslashreplace") + b"\n")
     sys.exit(2)

@@ -15,6 +15,7 @@ from src.config import (
     HELP_GROUPS,
     ConfigError,
     Settings,
+    exit_with,
     flag_of,
     is_secret,
     load_settings,
@@ -298,6 +299,15 @@ def test_a_wrong_start_without_its_env_file_names_that_file(capsys: pytest.Captu
     assert events[1] == f"{Path('.prod.env').absolute()}: the env file does not exist"
 
 
+@pytest.mark.parametrize("message", ["X='http://me:canary-1@host'", "--prot sk-canary-canary-canary"])
+def test_a_wrong_start_shows_nothing_that_looks_like_a_secret(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        exit_with(message)
+    written = capsys.readouterr().err
+    assert "***" in written
+    assert "canary" not in written
+
+
 def test_help_shows_each_flag_with_its_choices_and_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_flags(["--help"])
@@ -334,5 +344,5 @@ def test_help_has_a_group_for_each_subject(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_http2_is_refused_where_the_server_has_none() -> None:
-    with pytest.raises(ConfigError, match="HTTP2=True \\(--http2\\): SERVER=uvicorn supports HTTP/1 only"):
+    with pytest.raises(ConfigError, match=r"HTTP2=True \(--http2\): SERVER=uvicorn supports HTTP/1 only"):
         load_settings({"debug": True, "http2": True, "server": "uvicorn"})

@@ -50,6 +50,10 @@ MISTAKES = {
     "unreadable env file": Mistake({"APP_ENV": "latin"}, "{folder}/.latin.env: is not UTF-8 (byte 23)"),
     "unusable secret": Mistake({"SENTRY_DSN": CANARY}, "SENTRY_DSN='***': is not a DSN"),
     "secret with a line end inside": Mistake({"GEMINI_API_KEY": f"{CANARY}\n{CANARY}"}, "GEMINI_API_KEY='***': "),
+    "URL with a password": Mistake(
+        {"OLLAMA_BASE_URL": f"http://me:{CANARY}@127.0.0.1:99999"},
+        "OLLAMA_BASE_URL='http://***@127.0.0.1:99999' (--ollama-base-url): should have a host and a valid port",
+    ),
     "proxy with a password": Mistake({"HTTPS_PROXY": f"socks://me:{CANARY}@127.0.0.1:9"}, "HTTPS_PROXY: "),
     "settings that clash": Mistake(
         {"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8 (--metrics-port): is also GRPC_PORT"
