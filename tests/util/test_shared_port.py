@@ -1,4 +1,4 @@
-"""Who listens at a port beside this process: a relative may, a stranger may not; and no judgement without evidence."""
+"""Tests of who else listens at a port: a relative may, a stranger may not; no judgement without evidence."""
 
 import os
 import socket
