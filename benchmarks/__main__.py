@@ -18,10 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 
 from benchmarks import buckets, in_process, load, startup
-from benchmarks.baselines import TRANSLATE_TEXT
+from benchmarks.bare_grpc import MESSAGE, TRANSLATE_TEXT
 from benchmarks.load import Cost
 from benchmarks.report import GOALS, plots, table
 from src.generated import service_pb2
@@ -54,6 +55,16 @@ class Baseline(Service):
             except httpx.TransportError:
                 time.sleep(0.02)
         raise TimeoutError(self.output())
+
+
+class BareGrpc(Service):
+    """`benchmarks.bare_grpc`, in a process of its own: no ASGI server beside it."""
+
+    def __init__(self) -> None:
+        super().__init__(load.pinned([sys.executable, "-m", "benchmarks.bare_grpc"]))
+
+    def _wait_until_up(self) -> None:
+        grpc.channel_ready_future(self.channel).result(timeout=30)
 
 
 class Requests:
@@ -119,6 +130,9 @@ def throughput(rounds: int, seconds: int, requests: Requests) -> dict[str, Any]:
         refusing = stack.enter_context(Service(load.pinned(GRANIAN), RATE_LIMIT_DEFAULT="1/day"))
         bare = stack.enter_context(Baseline("fastapi"))
         raw = stack.enter_context(Baseline("raw"))
+        bare_grpc = stack.enter_context(BareGrpc())
+        if service.stub.TranslateText(service_pb2.TranslateRequest(text="hello")).ByteSize() != len(MESSAGE):
+            raise ValueError("the service's answer is longer or shorter than TRANSLATION of benchmarks.bare_grpc")
 
         def get(server: Service) -> Measure:
             return lambda: load.over_http(server, "/health", seconds=seconds)
@@ -137,6 +151,7 @@ def throughput(rounds: int, seconds: int, requests: Requests) -> dict[str, Any]:
             "GET /health, beside raw ASGI": compared(rounds, get(service), get(raw)),
             "POST /translate, cached": compared(rounds, post(service), post(bare)),
             "RPC TranslateText, cached": compared(rounds, rpc(service), rpc(bare)),
+            "RPC TranslateText, cached, beside grpc.aio alone": compared(rounds, rpc(service), rpc(bare_grpc)),
             "429": compared(rounds, refuse, get(bare)),
         }
 

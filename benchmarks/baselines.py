@@ -1,17 +1,17 @@
 """Baselines: apps that do the same, or nothing, with nothing around them.
 
-All are served by granian, as the service is, so that the servers don't differ.
+All are served by granian, as the service is, so that the servers don't differ. `benchmarks.bare_grpc` is
+also measured in a process of its own.
 """
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import grpc
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from benchmarks import bare_grpc
 from src.schemas import TranslateRequest, TranslationResponse
 
 # As the service has it: FastAPI's own would cost more than all of the chain. Not imported from there, as that would
@@ -24,15 +24,7 @@ NO_TELEMETRY: TelemetryConfig = {
     "auto_configure": False,
 }
 OK = b'{"status":"ok"}'
-TRANSLATE_TEXT = "/genkit.sample.v1.GenkitService/TranslateText"
-ANSWER = TranslationResponse(
-    original_text="hello",
-    translated_text="Translated text: This is the offline demo model, answering what it was asked. Name a real one.",
-    target_language="French",
-    confidence="high",
-)
-# The same as protobuf: any bytes of this length will do, nobody reads them.
-MESSAGE = b"\n\x05hello\x12" + bytes([120]) + b"x" * 120
+ANSWER = TranslationResponse.model_validate(bare_grpc.TRANSLATION)
 
 
 def raw() -> ASGIApp:
@@ -69,16 +61,6 @@ def fastapi() -> FastAPI:
 
 @asynccontextmanager
 async def _bare_grpc(_app: FastAPI) -> AsyncIterator[None]:
-    """grpc.aio with one RPC, bytes in and out: no parsing, no interceptor."""
-
-    async def answer(_request: bytes, _context: object) -> bytes:
-        return MESSAGE
-
-    service, _, method = TRANSLATE_TEXT.removeprefix("/").partition("/")
-    handler = grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(answer)})
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((handler,))
-    server.add_insecure_port(f"127.0.0.1:{os.environ['GRPC_PORT']}")
-    await server.start()
+    server = await bare_grpc.start()
     yield
     await server.stop(None)
