@@ -135,6 +135,11 @@ docs-serve: _python
 rename name: _python
     .venv/bin/python -m tools.rename {{ name }}
 
+# Remove a flow with all that is only its own, by its name, path or RPC: `just remove-flow tell_joke`.
+[group('change')]
+remove-flow name: _python
+    .venv/bin/python -m tools.remove_flow {{ name }}
+
 # Write .local.env.example from Settings.
 [group('change')]
 env-example: _python

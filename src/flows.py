@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from genkit import ActionRunContext
 
 from src.bulkhead import CLIENT_SHARE, Bulkhead, places_of_share
-from src.image_fetch import ImageFetcher
+from src.image_fetch import MAX_IMAGES, ImageFetcher
 from src.llm import Llm
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart, free_text, sanitize
 from src.schemas import (
@@ -31,8 +31,6 @@ from src.schemas import (
     Translation,
     TranslationResponse,
 )
-
-MAX_IMAGES = 16  # in memory at once; the largest take about 34 MiB each while a provider's SDK encodes them
 
 
 class Say(Instruction):

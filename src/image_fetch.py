@@ -34,6 +34,7 @@ MAX_BYTES = 4 * 1024 * 1024  # encoding it holds the event loop up, and a provid
 MAX_REDIRECTS = 3
 TIMEOUT = 10.0
 MAX_FETCHES = 8  # at once
+MAX_IMAGES = 16  # in memory at once; the largest take about 34 MiB each while a provider's SDK encodes them
 MAX_HEAD_BYTES = 16_384  # twice what nginx takes from an upstream
 HEAD_READ_BYTES = 4096  # between reads the event loop comes to others
 MAX_SMALL_PIECES = 256

@@ -71,8 +71,7 @@ class Names:
 
 def rename(root: Path, new: Names) -> int:
     """Rename the service in this checkout; returns how many files changed. Raises Refused, before it changes any."""
-    if _git(root, "status", "--porcelain"):
-        raise Refused("there are changes that are not committed: commit them first, so that this can be taken back")
+    need_clean(root)
     old = Names.of_tree(root)
     replacements = dict(zip(astuple(old), astuple(new), strict=True))
     replacements[old.service.lower()] = new.service.lower()  # in links to headings
@@ -89,12 +88,19 @@ def rename(root: Path, new: Names) -> int:
             changed += 1
     if new.folder != old.folder:
         (root / PROTOS / new.folder).parent.mkdir(parents=True, exist_ok=True)
-        _git(root, "mv", f"{PROTOS}/{old.folder}", f"{PROTOS}/{new.folder}")
-    _generate(root, new)
+        git(root, "mv", f"{PROTOS}/{old.folder}", f"{PROTOS}/{new.folder}")
+    generate(root, new.folder)
     return changed
 
 
-def _git(root: Path, *arguments: str) -> str:
+def need_clean(root: Path) -> None:
+    """Raises Refused where there are changes that are not committed."""
+    if git(root, "status", "--porcelain"):
+        raise Refused("there are changes that are not committed: commit them first, so that this can be taken back")
+
+
+def git(root: Path, *arguments: str) -> str:
+    """The command's output. Raises Refused where git fails."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(f"this has to be a git repository: {done.stderr.strip()}")
@@ -102,16 +108,16 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _tracked(root: Path) -> list[Path]:
-    names = _git(root, "ls-files", "-z").split("\0")
+    names = git(root, "ls-files", "-z").split("\0")
     paths = [root / name for name in names if name and not name.startswith(_LEFT_ALONE)]
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _generate(root: Path, new: Names) -> None:
-    """Run the recipe `proto`, and format: other names have other lengths, and another order."""
+def generate(root: Path, folder: str) -> None:
+    """Run the recipe `proto` with the proto file of this folder, and format: names may have come, gone or changed."""
     out = ("--python_out=.", "--pyi_out=.", "--grpc_python_out=.", "src/generated/service.proto")
     commands = (
-        ["grpc_tools.protoc", f"--proto_path=src/generated={PROTOS}/{new.folder}", *out],
+        ["grpc_tools.protoc", f"--proto_path=src/generated={PROTOS}/{folder}", *out],
         ["ruff", "check", "--fix-only", "--quiet"],
         ["ruff", "format", "--quiet"],
     )

@@ -390,7 +390,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
         ),
         Bound(
             "Images in memory; as many again wait",
-            "src.flows.MAX_IMAGES",
+            "src.image_fetch.MAX_IMAGES",
             "",
             Overloaded,
             "tests/test_bulkhead.py::test_beyond_places_and_queue_one_is_refused_at_once",

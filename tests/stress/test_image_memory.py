@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from src.config import Settings
-from src.flows import MAX_IMAGES
+from src.image_fetch import MAX_IMAGES
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.ports import free_port
 from tests.stress import attacks
