@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 
 from genkit import ActionRunContext
 
-from src.bulkhead import CLIENT_SHARE, Bulkhead, places_of_share
-from src.image_fetch import MAX_IMAGES, ImageFetcher
+from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart, free_text, sanitize
 from src.schemas import (
@@ -73,13 +72,11 @@ class Flows:
     Args:
         llm: The guarded way to the model.
         images: Fetches the images that callers name.
-        client_share: How much of the memory for images one client may have.
     """
 
-    def __init__(self, llm: Llm, images: ImageFetcher, *, client_share: float = CLIENT_SHARE) -> None:
+    def __init__(self, llm: Llm, images: ImageFetcher) -> None:
         self._llm = llm
         self._images = images
-        self._images_in_memory = Bulkhead(MAX_IMAGES, per_client=places_of_share(MAX_IMAGES, client_share))
         self._clock = llm.tool(get_current_time)
         self._code_review = PromptFile("code_review")
 
@@ -118,9 +115,8 @@ class Flows:
 
     async def describe_image(self, input: ImageRequest) -> ImageResponse:
         """Multimodal input. The image is fetched here, guarded: the SDK would download from anywhere."""
-        async with self._images_in_memory.place():
-            image = Image(await self._images.fetch(input.image_url))
-            description = await self._llm.text(Say.DESCRIBE, Say.DESCRIBE_THIS, image)
+        async with self._images.fetched(input.image_url) as image:
+            description = await self._llm.text(Say.DESCRIBE, Say.DESCRIBE_THIS, Image(image))
         return ImageResponse(description=description, image_url=input.image_url)
 
     async def generate_character(self, input: CharacterRequest) -> RpgCharacter:

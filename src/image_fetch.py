@@ -79,7 +79,7 @@ class ImageFetcher:
     """Turns an image URL into a `data:` URL.
 
     Args:
-        client_share: How much of the fetches, and of the look-ups of names, one client may have.
+        client_share: How much of the fetches, name look-ups and images in memory one client may have.
         resolve: Finds a host's addresses; `NameLookup` when not given.
         is_allowed: Says which of them may be connected to.
         ports: The port allowed for each scheme.
@@ -100,12 +100,23 @@ class ImageFetcher:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._fetches = Bulkhead(MAX_FETCHES, per_client=places_of_share(MAX_FETCHES, client_share))
+        self._in_memory = Bulkhead(MAX_IMAGES, per_client=places_of_share(MAX_IMAGES, client_share))
         self._resolve = resolve or NameLookup(client_share=client_share)
         self._is_allowed = is_allowed
         self._ports = ports
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._given_tls = tls
+
+    @asynccontextmanager
+    async def fetched(self, url: str) -> AsyncIterator[FetchedImage]:
+        """Enclose the use of an image: few are in memory at once, and this one until the end.
+
+        Raises:
+            InvalidInput, Overloaded: as `fetch` does; the latter also where too many images are in memory.
+        """
+        async with self._in_memory.place():
+            yield await self.fetch(url)
 
     async def fetch(self, url: str) -> FetchedImage:
         """The image as `data:<type>;base64,<data>`.

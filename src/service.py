@@ -75,7 +75,7 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
         watchers=watch.llm_calls,
     )
     images = ImageFetcher(client_share=settings.client_share)
-    flows = Flows(llm, images, client_share=settings.client_share)
+    flows = Flows(llm, images)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
     service = Service(
         settings, ai, runner, limit, drain, watch=watch, addresses=addresses_for_log(settings, listens_as_set)

@@ -37,8 +37,7 @@ MAKERS = {
 }
 POOLS = {
     ("service", "Bulkhead"): "LLM calls: LLM_MAX_PER_CLIENT",
-    ("flows", "Bulkhead"): "images in memory: a share",
-    ("image_fetch", "Bulkhead"): "fetches: a share",
+    ("image_fetch", "Bulkhead"): "fetches, images in memory: a share each",
     ("image_fetch", "NameLookup"): "look-ups: a share",
     ("bulkhead", "Semaphore"): "the places of a bulkhead",
     ("util.name_lookup", "Lock"): "held for a count",

@@ -138,7 +138,7 @@ def _references(module: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def _definitions(module: ast.Module) -> Iterator[tuple[str, Span]]:
-    """All at the top; of classes, the members of `Say`, and the attributes that `__init__` sets."""
+    """All at the top; of classes, the members of `Say`, and what `__init__` makes: parameters that it keeps stay."""
     for node in module.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, _span(node)
@@ -150,7 +150,7 @@ def _definitions(module: ast.Module) -> Iterator[tuple[str, Span]]:
 
 def _assigned(statements: Sequence[ast.stmt]) -> Iterator[tuple[str, Span]]:
     for node in statements:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Name):
             yield ast.unparse(node.targets[0]).removeprefix("self."), _span(node)
 
 
