@@ -10,8 +10,8 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.generated import service_pb2 as pb
-from src.generated import service_pb2_grpc
+from tests import small_service
+from tests.small_service import pb
 
 CODE_CHARS, TEXT_CHARS, PATH_CHARS = 50_000, 10_000, 30_000
 TOO_LARGE_BYTES = 1_048_577
@@ -33,7 +33,7 @@ class Callers:
     def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel, port: int) -> None:
         self._http = http
         self._port = port
-        self._stub: Any = service_pb2_grpc.GenkitServiceStub(channel)
+        self._stub: Any = small_service.stub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)
         self.kinds: list[Kind] = [
             *(self.rest, self.rest_cached, self.sse, self.rpc, self.stream_rpc),
@@ -130,7 +130,7 @@ class Callers:
 
     async def large_metadata(self) -> str:
         metadata = (("x-large", "a" * 8000),)
-        return await outcome(self._stub.TellJoke(pb.JokeRequest(), metadata=metadata))
+        return await outcome(self._stub.PirateChat(pb.ChatRequest(), metadata=metadata))
 
     async def _post(self, path: str, body: dict[str, str], headers: dict[str, str] | None = None) -> str:
         return str((await self._http.post(path, json=body, headers=headers)).status_code)

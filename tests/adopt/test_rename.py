@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.docs.checkout import commit, repository
-from tests.live.service import Service
+from tests.live.service import SAMPLES, Service
 from tools.rename import Names, Refused, rename
 
 OLD = Names.of_tree(Path(__file__).resolve().parent.parent.parent)
@@ -69,7 +69,7 @@ def test_the_renamed_checkout_is_clean(renamed: Path) -> None:
 def test_the_renamed_service_answers_under_its_new_name(renamed: Path) -> None:
     """Over REST, and over gRPC as its reflection tells."""
     with Service(
-        ["sh", "-c", f'cd "{renamed}" && exec "{sys.executable}" -m src --debug'], LOG_FORMAT="json"
+        ["sh", "-c", f'cd "{renamed}" && exec "{sys.executable}" -m src --debug'], LOG_FORMAT="json", PYTHONPATH=SAMPLES
     ) as service:
         assert service.http.get("/openapi.json").json()["info"]["title"] == NEW.title
         full_name = f"{NEW.package}.{NEW.service}"

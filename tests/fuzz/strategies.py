@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from src.operations import OPERATIONS, Operation
+from src.operations import Operation
 from tests.fuzz.checks import CANARY
+from tests.small_service import OPERATIONS
 
 # What something, somewhere, reads a meaning into. Addresses are of this machine, at a port that is closed.
 TOKENS = (

@@ -4,8 +4,7 @@ from genkit import ActionRunContext
 from starlette.types import ASGIApp
 
 from src import asgi, service
-from src.flows import Flows
-from src.schemas import ChatRequest, ChatResponse, StoryRequest, StoryResponse
+from tests.small_service import ChatRequest, ChatResponse, Flows, StoryRequest, StoryResponse
 
 
 class BrokenFlows(Flows):
@@ -21,5 +20,5 @@ class BrokenFlows(Flows):
 
 def create_app() -> ASGIApp:
     """As the real one."""
-    service.Flows = BrokenFlows  # type: ignore[attr-defined]
+    service.Flows = BrokenFlows  # type: ignore[assignment,attr-defined]
     return asgi.create_app()

@@ -15,13 +15,16 @@ from typing import IO, Any, Self
 import grpc
 import httpx
 
-from src.generated import service_pb2_grpc
+from tests import small_service
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
 LINE_SECONDS = 30.0  # a second worker may start after the first has answered
+# Values of PYTHONPATH: the service with the rows of `tests.small_service`, and the one with the sample flows.
+SMALL_SERVICE = str(ROOT / "tests/small_service/site")
+SAMPLES = ""
 
 # How each kind of user starts it. `{port}` is filled in; the gRPC port always comes from the environment.
 COMMANDS: dict[str, list[str]] = {
@@ -58,7 +61,8 @@ class Service:
 
     Args:
         command: What to run; `{port}` in it becomes the REST port.
-        env: Settings beside the ports, the model (`offline/demo` unless given) and loopback as address.
+        env: Settings beside the ports, the model (`offline/demo` unless given) and loopback as address; PYTHONPATH says
+            whose flows are served.
     """
 
     def __init__(self, command: Sequence[str] = COMMANDS["python -m src"], **env: str) -> None:
@@ -73,6 +77,7 @@ class Service:
             "GRPC_PORT": str(self.grpc_port),
             "MODEL": "offline/demo",
             "RATE_LIMIT_DEFAULT": "1000000/second",
+            "PYTHONPATH": SMALL_SERVICE,
             **env,
         }
         self._output = TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -83,7 +88,7 @@ class Service:
         # Plain HTTP: certificates that nobody asks for would take longer to load than an answer.
         self.http = httpx.Client(base_url=self.rest_url, timeout=30, trust_env=False, verify=False)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
-        self.stub = service_pb2_grpc.GenkitServiceStub(self.channel)
+        self.stub: Any = small_service.stub(self.channel)
         try:
             self._wait_until_up()
         except BaseException:

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from docs.site.watching import GRAFANA, alerts
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, Service
 from tests.needs import needs
 from tests.ports import free_port
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
@@ -144,11 +144,11 @@ def test_all_that_rules_and_dashboard_name_is_there_and_nothing_fires(upstream: 
     port = free_port()
     with two_workers(upstream, port) as service, Prometheus(tmp_path, port) as prometheus:
         assert service.http.post("/chat", json={}).status_code == 200
-        assert service.stub.TellJoke(pb.JokeRequest()).joke
+        assert service.stub.PirateChat(pb.ChatRequest()).answer
         upstream.script(gemini.error(503), gemini.error(503))
         assert service.http.post("/chat", json={}).status_code == 502
         with pytest.raises(grpc.RpcError):
-            service.stub.TellJoke(pb.JokeRequest())
+            service.stub.PirateChat(pb.ChatRequest())
         service.http.post("/translate", json={"text": "hello"})
         for query in queries():
             for selector in selectors(query):

@@ -8,8 +8,8 @@ import grpc
 import httpx
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Behaviour, GeminiStandIn
 from tests.test_security import REQUIRED
@@ -78,7 +78,7 @@ ANSWERS = [
     pytest.param("POST", "/chat", {"json": {}}, 200, id="200"),
     pytest.param("GET", "/health", {}, 200, id="health"),
     pytest.param("GET", "/health", {"headers": {"host": "10.0.0.1"}}, 200, id="health by address"),
-    pytest.param("POST", "/tell-joke/stream", {"json": {}}, 200, id="SSE"),
+    pytest.param("POST", "/tell-story/stream", {"json": {}}, 200, id="SSE"),
     pytest.param("POST", "/chat", {"json": {}, "headers": {"origin": ORIGIN}}, 200, id="cross-origin"),
     pytest.param("OPTIONS", "/chat", {"headers": PREFLIGHT | {"origin": ORIGIN}}, 200, id="preflight"),
     pytest.param("OPTIONS", "/chat", {"headers": PREFLIGHT | {"origin": "https://evil.test"}}, 400, id="preflight no"),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 
 JSON = b"content-type: application/json\r\n"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

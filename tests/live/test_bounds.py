@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
@@ -33,7 +33,7 @@ def service(upstream: GeminiStandIn) -> Iterator[Service]:
 
 def test_metadata_over_the_limit_is_refused(service: Service) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        service.stub.TellJoke(pb.JokeRequest(), metadata=[("x-big", "a" * 40_000)], timeout=5)
+        service.stub.PirateChat(pb.ChatRequest(), metadata=[("x-big", "a" * 40_000)], timeout=5)
     error: Any = caught.value
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert service.stub.Health(pb.HealthRequest()).status == "ok"

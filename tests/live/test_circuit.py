@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from src.errors import CircuitOpen
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 
@@ -55,7 +55,7 @@ def test_after_the_fifth_failure_nobody_calls_the_llm(service: Service, upstream
     assert 1 <= int(answer.headers["retry-after"]) <= 2
     assert answer.json()["title"] == "Model unavailable"
     assert '"status":503' in service.http.post("/tell-story/stream", json={}).text
-    error: Any = failed_rpc(service.stub.ReviewCode, pb.CodeReviewRequest(code="x"))
+    error: Any = failed_rpc(service.stub.TranslateText, pb.TranslateRequest(text="x"))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     retry_info = error_details_pb2.RetryInfo()
     status: Any = rpc_status.from_call(error)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import ROOT, Service
 from tests.needs import needs, require
+from tests.small_service import pb
 
 SCRIPTS = ROOT / "tests/live/browser"
 
@@ -46,11 +46,11 @@ def test_the_status_page_shows_what_goes_on(tmp_path: Path, chromium: str) -> No
         for _ in range(3):
             service.http.post("/translate", json={"text": "hello"})
         service.http.post("/chat", json={"question": ""})
-        service.stub.TellJoke(pb.JokeRequest(), metadata=(("x-request-id", "seen-over-grpc"),))
+        service.stub.PirateChat(pb.ChatRequest(), metadata=(("x-request-id", "seen-over-grpc"),))
         list(service.stub.TellStory(pb.StoryRequest()))
-        service.http.post("/tell-joke", json={})
+        service.http.post("/chat", json={})
         headers = {"x-request-id": "the-last-one", "traceparent": f"00-{'7' * 32}-{'7' * 16}-01"}
-        service.http.post("/tell-joke", json={}, headers=headers)
+        service.http.post("/chat", json={}, headers=headers)
         seen = browsed("status_page.mjs", service.rest_url, "the-last-one", screenshot, chromium)
         lines = service.output()
     assert (seen["errors"], seen["outside"]) == ([], [])
@@ -60,7 +60,7 @@ def test_the_status_page_shows_what_goes_on(tmp_path: Path, chromium: str) -> No
     assert len(seen["rows"]) == len(seen["traces"]) == 8
     assert seen["traces"][0] == f"http://traces.test/{'7' * 32}"
     assert "429" in seen["rows"][0]
-    assert any("TellJoke" in row and "seen-over-grpc" in row and "gRPC" in row for row in seen["rows"])
+    assert any("PirateChat" in row and "seen-over-grpc" in row and "gRPC" in row for row in seen["rows"])
     assert "/debug/status" not in lines.partition("service is up")[2].partition("\n")[2], "the page logs nothing"
     assert screenshot.read_bytes().startswith(b"\x89PNG")
 

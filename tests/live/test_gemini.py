@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
 from tests.ports import free_port
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Behaviour, Gate, GeminiStandIn
 
@@ -81,17 +81,17 @@ def test_free_text_is_cut_before_it_goes_to_gemini(service: Service, upstream: G
 
 
 def test_authorization_never_reaches_gemini(service: Service, upstream: GeminiStandIn) -> None:
-    service.http.post("/tell-joke", json={}, headers={"authorization": "Bearer canary-token"})
-    service.stub.TellJoke(pb.JokeRequest(), metadata=(("authorization", "Bearer canary-token"),))
+    service.http.post("/chat", json={}, headers={"authorization": "Bearer canary-token"})
+    service.stub.PirateChat(pb.ChatRequest(), metadata=(("authorization", "Bearer canary-token"),))
     assert len(upstream.requests) == 2
     assert "canary-token" not in str(upstream.requests)
 
 
 def test_a_structured_answer(service: Service) -> None:
-    character = service.http.post("/generate-character", json={"name": "Ada"}).json()
-    assert character["name"] == "Ada"
-    assert set(character) == {"name", "backStory", "abilities", "skills"}
-    assert service.stub.GenerateCharacter(pb.CharacterRequest()).skills.strength >= 1
+    translation = service.http.post("/translate", json={"text": "Ada"}).json()
+    assert translation["original_text"] == "Ada"
+    assert set(translation) == {"original_text", "translated_text", "target_language", "confidence"}
+    assert service.stub.TranslateText(pb.TranslateRequest()).confidence in ("high", "medium", "low")
 
 
 def test_a_tool_round_trip(service: Service, upstream: GeminiStandIn) -> None:
@@ -119,12 +119,7 @@ def test_a_refused_image_url_is_invalid_input_and_no_call_is_made(
     assert upstream.requests == []
 
 
-BROKEN_SKILLS = {
-    "name": "n",
-    "backStory": "b",
-    "abilities": [],
-    "skills": {"strength": 500, "charisma": 1, "endurance": 1},
-}
+TRANSLATION = {"translated_text": "bonjour", "confidence": "high"}
 
 FAILURES = [
     pytest.param(gemini.error(503), 502, "UNAVAILABLE", id="503"),
@@ -146,9 +141,8 @@ def test_a_failure_is_told_by_the_table(
 ) -> None:
     upstream.default(behaviour)
     for path, call, request in (
-        ("/tell-joke", service.stub.TellJoke, pb.JokeRequest()),
-        ("/generate-character", service.stub.GenerateCharacter, pb.CharacterRequest()),
-        ("/review-code", service.stub.ReviewCode, pb.CodeReviewRequest()),
+        ("/chat", service.stub.PirateChat, pb.ChatRequest()),
+        ("/translate", service.stub.TranslateText, pb.TranslateRequest()),
     ):
         answer = service.http.post(path, json={})
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
@@ -168,17 +162,17 @@ def test_a_stream_that_fails_before_its_first_chunk_ends_with_an_error_event(
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(json.dumps(BROKEN_SKILLS), id="skill of 500"),
+        pytest.param(json.dumps({**TRANSLATION, "confidence": "absolute"}), id="unknown confidence"),
         pytest.param("Sure! Here you are.", id="no JSON"),
-        pytest.param('{"name": "n"', id="cut off"),
+        pytest.param('{"confidence": "low"', id="cut off"),
     ],
 )
 def test_an_answer_that_breaks_the_schema_is_a_model_failure(
     service: Service, upstream: GeminiStandIn, text: str
 ) -> None:
     upstream.default(gemini.text(text))
-    assert service.http.post("/generate-character", json={}).status_code == 502
-    assert grpc_status(service.stub.GenerateCharacter, pb.CharacterRequest()) == grpc.StatusCode.UNAVAILABLE
+    assert service.http.post("/translate", json={}).status_code == 502
+    assert grpc_status(service.stub.TranslateText, pb.TranslateRequest()) == grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -214,16 +208,16 @@ def test_a_text_that_was_cut_off_at_the_limit_says_so(service: Service, upstream
 
 
 def test_a_structured_answer_that_was_cut_off_is_a_failure(service: Service, upstream: GeminiStandIn) -> None:
-    whole = {**BROKEN_SKILLS, "skills": {"strength": 5, "charisma": 1, "endurance": 1}}
-    upstream.default(gemini.text(json.dumps(whole)))
-    assert service.http.post("/generate-character", json={}).status_code == 200
-    for text in (json.dumps(whole), json.dumps(whole)[:-10]):
+    whole = json.dumps(TRANSLATION)
+    upstream.default(gemini.text(whole))
+    assert service.http.post("/translate", json={}).status_code == 200
+    for text in (whole, whole[:-10]):
         upstream.default(gemini.text(text, finish_reason="MAX_TOKENS"))
-        assert service.http.post("/generate-character", json={}).status_code == 502
+        assert service.http.post("/translate", json={}).status_code == 502
 
 
 def test_the_limit_of_tokens_goes_with_every_call(service: Service, upstream: GeminiStandIn) -> None:
-    for path in ("/chat", "/tell-story/stream", "/translate", "/review-code", "/describe-image"):
+    for path in ("/chat", "/tell-story/stream", "/translate", "/describe-image"):
         service.http.post(path, json={})
         assert upstream.requests[-1].body["generationConfig"]["maxOutputTokens"] == 8192
 
@@ -253,7 +247,7 @@ def test_a_client_that_leaves_ends_the_call_to_gemini(service: Service, upstream
 
 def leave_rest(service: Service, upstream: GeminiStandIn, expected: int) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as client:
-        head = "POST /tell-joke HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
+        head = "POST /chat HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
         client.sendall(f"{head}{{}}".encode())
         upstream.wait_for(lambda: len(upstream.requests) == expected)
 
@@ -264,7 +258,7 @@ def leave_rest_stream(service: Service, upstream: GeminiStandIn, expected: int) 
 
 
 def leave_grpc(service: Service, upstream: GeminiStandIn, expected: int) -> None:
-    call = service.stub.TellJoke.future(pb.JokeRequest())
+    call = service.stub.PirateChat.future(pb.ChatRequest())
     upstream.wait_for(lambda: len(upstream.requests) == expected)
     call.cancel()
 
@@ -279,15 +273,15 @@ def test_nothing_of_prompts_answers_or_keys_is_logged(service: Service, upstream
     upstream.script(gemini.text("canary-answer"), gemini.error(503), gemini.text("canary-answer {"))
     service.http.post("/chat", json={"question": "canary-question"})
     service.http.post("/chat", json={"question": "canary-question"})
-    service.http.post("/generate-character", json={"name": "canary-question"})
+    service.http.post("/translate", json={"text": "canary-question"})
     assert "canary" not in service.output()
 
 
 def test_a_provider_that_is_down_at_start_is_used_once_it_is_up() -> None:
     port = free_port()
     with Service(**MODEL, GOOGLE_GEMINI_BASE_URL=f"http://127.0.0.1:{port}") as service:
-        assert service.http.post("/tell-joke", json={}).status_code == 502
-        assert grpc_status(service.stub.TellJoke, pb.JokeRequest()) == grpc.StatusCode.UNAVAILABLE
+        assert service.http.post("/chat", json={}).status_code == 502
+        assert grpc_status(service.stub.PirateChat, pb.ChatRequest()) == grpc.StatusCode.UNAVAILABLE
         with GeminiStandIn(port):
-            assert service.http.post("/tell-joke", json={}).status_code == 200
-            assert service.stub.TellJoke(pb.JokeRequest()).joke
+            assert service.http.post("/chat", json={}).status_code == 200
+            assert service.stub.PirateChat(pb.ChatRequest()).answer

@@ -10,17 +10,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.config import load_settings
-from src.generated import service_pb2 as pb
 from src.grpc_hooks import PROBE_METHODS
 from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
+from tests.small_service import pb
 
 OK, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 4, 5, 8, 12, 14
 CHECK, WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"
 HEALTH, LIST = b"/genkit.sample.v1.GenkitService/Health", b"/grpc.health.v1.Health/List"
-JOKE = b"/genkit.sample.v1.GenkitService/TellJoke"
+JOKE = b"/genkit.sample.v1.GenkitService/PirateChat"
 UNKNOWN = b"/no.Such/Thing"
 SECONDS = 0.5
 NO_REQUEST: Any = pb.HealthRequest()  # an empty message; that of List has no type stub

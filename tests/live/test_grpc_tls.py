@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
-from src.generated import service_pb2 as pb
-from src.generated.service_pb2_grpc import GenkitServiceStub
+from tests import small_service
 from tests.certificates import Authority, Issued
 from tests.live.service import Service
+from tests.small_service import pb
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def status(service: Service, root: Path, client: Issued | None = None) -> grpc.S
         certificate_chain=client.certificate.read_bytes() if client else None,
     )
     with grpc.secure_channel(f"127.0.0.1:{service.grpc_port}", credentials) as channel:
-        stub: Any = GenkitServiceStub(channel)
+        stub: Any = small_service.stub(channel)
         try:
             stub.Health(pb.HealthRequest(), timeout=5)
         except grpc.RpcError as error:

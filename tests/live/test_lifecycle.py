@@ -14,9 +14,9 @@ import grpc
 import pytest
 
 from src import __version__
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.ports import free_port
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 
@@ -29,9 +29,9 @@ def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStand
     gate = Gate()
     upstream.default(gemini.text("one ", "two", gate=gate))
     with ThreadPoolExecutor() as clients, Service(COMMANDS[name], **upstream.env) as service:
-        rest = clients.submit(lambda: service.http.post("/tell-joke", json={}))
+        rest = clients.submit(lambda: service.http.post("/chat", json={}))
         stream = clients.submit(lambda: service.http.post("/tell-story/stream", json={}))
-        rpc = clients.submit(lambda: service.stub.TellJoke(pb.JokeRequest()))
+        rpc = clients.submit(lambda: service.stub.PirateChat(pb.ChatRequest()))
         stream_rpc = clients.submit(lambda: [chunk.text for chunk in service.stub.TellStory(pb.StoryRequest())])
         upstream.wait_for(lambda: len(upstream.requests) == 4)
         service.terminate()
@@ -39,7 +39,7 @@ def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStand
         gate.release(6)
         assert rest.result(10).json()["joke"] == "one two"
         assert stream.result(10).text.endswith('data: {"done":true,"story":"one two"}\n\n')
-        assert rpc.result(10).joke == "one two"
+        assert rpc.result(10).answer == "one two"
         assert stream_rpc.result(10) == ["one ", "two"]
         assert service.wait(10) == EXIT_STATUS.get(name, 0)
         assert_refused(service.grpc_port)
@@ -197,7 +197,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_grpc_can_be_left_out() -> None:
     with Service([*COMMANDS["python -m src"], "--no-grpc"]) as service:
-        assert service.http.post("/tell-joke", json={}).status_code == 200
+        assert service.http.post("/chat", json={}).status_code == 200
         with pytest.raises(grpc.RpcError) as caught:
             service.stub.Health(pb.HealthRequest())
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import httpx
 
-from src.generated import service_pb2 as pb
-from src.generated import service_pb2_grpc
+from tests import small_service
 from tests.live import counted
 from tests.live.service import COMMANDS, Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 
@@ -51,9 +51,7 @@ class Crowd:
         options = (("grpc.use_local_subchannel_pool", 1),)
         address = f"127.0.0.1:{self._service.grpc_port}"
         self.stubs = [
-            service_pb2_grpc.GenkitServiceStub(
-                await self._stack.enter_async_context(grpc.aio.insecure_channel(address, options))
-            )
+            small_service.stub(await self._stack.enter_async_context(grpc.aio.insecure_channel(address, options)))
             for _ in range(self._channels)
         ]
         return self

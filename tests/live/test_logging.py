@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
@@ -46,7 +46,7 @@ def mixed_calls(service: Service, upstream: GeminiStandIn) -> list[str]:
     for mood in moods * 2:
         upstream.default(mood)
         ids.append(over_rest(service, "/chat", question=PROMPT))
-        ids.append(over_rest(service, "/generate-code", description=PROMPT))
+        ids.append(over_rest(service, "/translate", text=PROMPT))
         ids.append(over_rest(service, "/tell-story/stream", topic=PROMPT))
         ids.append(over_grpc(service, "PirateChat", pb.ChatRequest(question=PROMPT)))
         ids.append(over_grpc(service, "TellStory", pb.StoryRequest(topic=PROMPT)))

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 

@@ -12,8 +12,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ def refusal(call: Any, request: Any) -> Any:
 
 
 def test_five_pass_in_any_mix_and_then_none(service: Service) -> None:
-    assert service.http.post("/tell-joke", json={}).status_code == 200
-    assert service.stub.TellJoke(pb.JokeRequest()).joke
+    assert service.http.post("/chat", json={}).status_code == 200
+    assert service.stub.PirateChat(pb.ChatRequest()).answer
     assert list(service.stub.TellStory(pb.StoryRequest()))
     assert service.http.post("/tell-story/stream", json={}).status_code == 200
     assert service.http.get("/nowhere").status_code == 404
-    for path in ("/tell-joke", "/tell-story/stream", "/nowhere"):
+    for path in ("/chat", "/tell-story/stream", "/nowhere"):
         answer = service.http.post(path, json={})
         assert answer.status_code == 429
         assert 0 < int(answer.headers["retry-after"]) <= 720
         assert answer.headers["x-frame-options"] == "DENY"
-    for call, request in ((service.stub.TellJoke, pb.JokeRequest()), (service.stub.TellStory, pb.StoryRequest())):
+    for call, request in ((service.stub.PirateChat, pb.ChatRequest()), (service.stub.TellStory, pb.StoryRequest())):
         error = refusal(call, request)
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         retry_info = error_details_pb2.RetryInfo()

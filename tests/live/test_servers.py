@@ -12,11 +12,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from src.generated import service_pb2 as pb
-from src.generated.service_pb2_grpc import GenkitServiceStub
-from src.grpc_server import SERVICE, to_message
-from src.operations import OPERATIONS, Operation
+from src.grpc_server import to_message
+from src.operations import Operation
+from tests import small_service
 from tests.live.service import COMMANDS, Service
+from tests.small_service import OPERATIONS, SERVICE, pb
 
 UNARY = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if not operation.streamed]
 STREAMED = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if operation.streamed]
@@ -129,7 +129,7 @@ def test_a_fresh_connection_to_any_worker_answers(service: Service) -> None:
         with grpc.insecure_channel(
             f"127.0.0.1:{service.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
-            assert GenkitServiceStub(channel).Health(pb.HealthRequest()).status == "ok"
+            assert small_service.stub(channel).Health(pb.HealthRequest()).status == "ok"
 
 
 def test_forwarding_headers_of_nobody_are_not_believed(service: Service) -> None:
@@ -156,7 +156,7 @@ def test_a_websockets_handshake_is_a_request_like_any_other(service: Service) ->
 
 
 def test_a_trailing_slash_leads_nowhere(service: Service) -> None:
-    assert service.http.post("/tell-joke/", json={}).status_code == 404
+    assert service.http.post("/chat/", json={}).status_code == 404
 
 
 @pytest.mark.parametrize("http2", ["false", "true"])

@@ -9,8 +9,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.generated import service_pb2 as pb
 from src.service import ACCEPTING_SECONDS
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 

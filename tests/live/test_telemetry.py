@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import COMMANDS, ROOT, Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 from tests.standins.sinks import OtlpOverGrpc, OtlpOverHttp, Spans

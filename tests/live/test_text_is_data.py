@@ -17,7 +17,7 @@ from src.generated import service_pb2
 from src.grpc_server import SERVICE
 from src.operations import OPERATIONS, Operation
 from tests.hostile_texts import hostile_texts
-from tests.live.service import Service
+from tests.live.service import SAMPLES, Service
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 
@@ -46,7 +46,7 @@ def upstream() -> Iterator[GeminiStandIn]:
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
     env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "x", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    with Service(**env, CACHE_ENABLED="false", CB_ENABLED="false", ACCESS_LOG="false") as running:
+    with Service(**env, CACHE_ENABLED="false", CB_ENABLED="false", ACCESS_LOG="false", PYTHONPATH=SAMPLES) as running:
         yield running
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from src.generated import service_pb2 as pb
 from tests.live.service import Service
+from tests.small_service import pb
 from tests.standins.gemini import GeminiStandIn
 from tests.standins.sinks import OtlpOverHttp, SentrySink
 

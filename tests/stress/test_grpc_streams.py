@@ -10,9 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from benchmarks.load import megabytes
-from src.generated import service_pb2 as pb
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import COMMANDS, Service
+from tests.small_service import pb
 
 CONNECTIONS, STREAMS = 3, 100
 SECONDS = 3  # REQUEST_TIMEOUT
@@ -53,7 +53,7 @@ KINDS = [
     pytest.param(kind(b"/grpc.health.v1.Health/List", "OK"), id="List"),
     pytest.param(kind(CHECK, "DEADLINE_EXCEEDED"), id="Check without a message"),
     pytest.param(kind(WATCH, "DEADLINE_EXCEEDED"), id="Watch without a message"),
-    pytest.param(kind(SERVICE + b"TellJoke", "DEADLINE_EXCEEDED"), id="TellJoke without a message"),
+    pytest.param(kind(SERVICE + b"PirateChat", "DEADLINE_EXCEEDED"), id="PirateChat without a message"),
     pytest.param(kind(SERVICE + b"TellStory", "DEADLINE_EXCEEDED"), id="TellStory without a message"),
     pytest.param(kind(WATCH, "UNAVAILABLE", sent=frame(b""), stay=4), id="Watch"),
     pytest.param(kind(WATCH, "OK", sent=frame(b"\x0a\x03abc")), id="Watch of unknown services"),

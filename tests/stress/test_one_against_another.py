@@ -12,10 +12,10 @@ import grpc
 import httpx
 import pytest
 
-from src.generated import service_pb2 as pb
-from src.generated import service_pb2_grpc
+from tests import small_service
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import GeminiStandIn
 from tests.stress import attacks
@@ -107,7 +107,7 @@ def measured(target: Target, calls: int) -> tuple[list[float], list[str]]:
         httpx.Client(base_url=f"http://127.0.0.1:{target.rest}", timeout=30, trust_env=False) as http,
         grpc.insecure_channel(f"127.0.0.1:{target.grpc}") as channel,
     ):
-        victim = Victim(target, http, service_pb2_grpc.GenkitServiceStub(channel))
+        victim = Victim(target, http, small_service.stub(channel))
         for number in range(calls):
             began = time.perf_counter()
             try:

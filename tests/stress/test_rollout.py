@@ -13,9 +13,9 @@ import grpc
 import httpx
 import pytest
 
-from src.generated import service_pb2 as pb
-from src.generated.service_pb2_grpc import GenkitServiceStub
+from tests import small_service
 from tests.live.service import COMMANDS, Service
+from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 from tests.stress.test_workers import REPLACING, workers
@@ -85,11 +85,11 @@ async def load(services: list[Service]) -> AsyncIterator[dict[str, Outcomes]]:
     outcomes = {"gRPC": Outcomes(), "REST": Outcomes(), "stream": Outcomes()}
     calls: set[asyncio.Task[None]] = set()
     async with grpc.aio.insecure_channel(f"ipv4:{addresses}", options) as channel:
-        stub = GenkitServiceStub(channel)
+        stub = small_service.stub(channel)
         makers: dict[str, Callable[[], Awaitable[object]]] = {
             "gRPC": lambda: stub.PirateChat(pb.ChatRequest()),
             "REST": lambda: rest.call("/chat"),
-            "stream": lambda: rest.stream("/tell-joke/stream"),
+            "stream": lambda: rest.stream("/tell-story/stream"),
         }
 
         async def keep_calling(name: str) -> None:
