@@ -14,7 +14,6 @@ from src.cache import CacheUse, FlowCache
 from src.caller import current_caller
 from src.drain import Drain
 from src.errors import as_service_error
-from src.flows import Flows
 from src.marks import Marks, collecting_marks
 from src.operations import OPERATIONS, Operation
 from src.util.hash import cache_key
@@ -76,7 +75,7 @@ class Runner:
         receiving: Makes a context manager for the wait for a request's body, see `Drain.receiving`.
     """
 
-    def __init__(self, ai: Genkit, flows: Flows, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
+    def __init__(self, ai: Genkit, flows: object, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
         self._actions: dict[str, Action[Any, Any, Any]] = {
             operation.name: ai.flow(name=operation.name, chunk_type=str)(getattr(flows, operation.name))
             for operation in OPERATIONS

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from src import app_init, prompt
+from tests.prompts import FILES
+
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -35,6 +38,13 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def prompt_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for prompt files among those of the tests."""
+    for module in (app_init, prompt):
+        monkeypatch.setattr(module, "PROMPTS", FILES)
 
 
 _HOOKS = pytest.StashKey[tuple[object, object, object]]()

@@ -1,6 +1,10 @@
 """Prompts for tests that are not about them."""
 
+from pathlib import Path
+
 from src.prompt import CallerText, Instruction, UserPart
+
+FILES = Path(__file__).parent / "prompt_files"
 
 
 class Say(Instruction):

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from src.caller import Caller, set_caller
 from src.errors import InvalidInput, ShareExceeded
 from src.image_fetch import MIN_PIECE_BYTES, ImageFetcher, _parse, is_public
-from src.schemas import ImageRequest
 from src.util.name_lookup import Address
+from tests.small_service import DOT
 
 PNG = b"\x89PNG\r\n"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -426,7 +426,7 @@ def test_tls_is_verified_for_the_name_not_the_address(
             asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("url", [PNG_URL, PNG_URL.replace("image/png", "IMAGE/PNG"), ImageRequest().image_url])
+@pytest.mark.parametrize("url", [PNG_URL, PNG_URL.replace("image/png", "IMAGE/PNG"), DOT])
 def test_a_data_url_is_taken_as_it_is(url: str) -> None:
     assert asyncio.run(ImageFetcher().fetch(url)) == url.replace("IMAGE/PNG", "image/png")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from src.bulkhead import Bulkhead
 from src.json_format import JSON_FORMAT, define_json_format
 from src.llm import Llm
-from src.schemas import Translation
 from tests.prompts import HELLO
+from tests.small_service import Translation
 
 AI = Genkit()
 define_json_format(AI)

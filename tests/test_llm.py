@@ -37,10 +37,12 @@ from src.errors import (
     UpstreamTimedOut,
 )
 from src.llm import MAX_TOOL_ROUNDS, Llm, LlmCall
-from src.prompt import PROMPTS, CallerText, PromptFile
-from src.schemas import RpgCharacter
+from src.prompt import CallerText, PromptFile
 from src.util.rate import Rate
-from tests.prompts import HELLO
+from tests.models import Character
+from tests.prompts import FILES, HELLO
+
+pytestmark = pytest.mark.usefixtures("prompt_files")
 
 ModelFn = Callable[[ModelRequest, ActionRunContext], Awaitable[ModelResponse]]
 
@@ -84,7 +86,7 @@ def unguarded(ai: Genkit) -> Llm:
 
 
 def llm_over(model: ModelFn, timeout: float = 5.0, breaker: CircuitBreaker | None = None) -> Llm:
-    ai = Genkit(model="test/model", prompt_dir=PROMPTS)
+    ai = Genkit(model="test/model", prompt_dir=FILES)
     ai.define_model(name="test/model", fn=model)
     return Llm(ai, timeout=timeout, bulkhead=Bulkhead(8), breaker=breaker)
 
@@ -92,8 +94,8 @@ def llm_over(model: ModelFn, timeout: float = 5.0, breaker: CircuitBreaker | Non
 WAYS: dict[str, Callable[[Llm], Awaitable[Any]]] = {
     "text": lambda llm: llm.text(*HELLO),
     "stream": lambda llm: llm.text(*HELLO, on_text=lambda _: None),
-    "structured": lambda llm: llm.structured(RpgCharacter, *HELLO),
-    "prompt file": lambda llm: llm.from_prompt_file(RpgCharacter, PromptFile("code_review"), CallerText("x")),
+    "structured": lambda llm: llm.structured(Character, *HELLO),
+    "prompt file": lambda llm: llm.from_prompt_file(Character, PromptFile("review"), CallerText("x")),
 }
 
 
@@ -200,7 +202,7 @@ def test_an_answer_that_breaks_the_schema_is_a_model_failure(way: str, text: str
 @pytest.mark.parametrize("way", ["structured", "prompt file"])
 def test_an_answer_that_fits_the_schema_is_returned(way: str) -> None:
     character: Any = asyncio.run(WAYS[way](llm_over(answering(GOOD_CHARACTER))))  # type: ignore[arg-type]
-    assert character == RpgCharacter.model_validate_json(GOOD_CHARACTER)
+    assert character == Character.model_validate_json(GOOD_CHARACTER)
 
 
 def test_a_text_cut_by_the_models_own_limit_is_an_answer() -> None:
@@ -277,7 +279,7 @@ def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
         part = Part(tool_request=ToolRequest(ref=str(len(calls)), name="clock", input=None))
         return ModelResponse(message=Message(role=Role.MODEL, content=[part]), finish_reason=FinishReason.STOP)
 
-    ai = Genkit(model="test/model", prompt_dir=PROMPTS)
+    ai = Genkit(model="test/model", prompt_dir=FILES)
     ai.define_model(name="test/model", fn=model)
 
     async def clock() -> str:
@@ -286,9 +288,7 @@ def test_a_model_that_asks_for_tools_for_ever_is_stopped() -> None:
 
     tool = ai.tool(name="clock")(clock)
     with pytest.raises(ModelFailed):
-        asyncio.run(
-            Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None).structured(RpgCharacter, *HELLO, tools=[tool])
-        )
+        asyncio.run(Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None).structured(Character, *HELLO, tools=[tool]))
     assert len(calls) == MAX_TOOL_ROUNDS + 1
 
 
@@ -307,7 +307,7 @@ def test_a_caller_who_leaves_leaves_no_task_behind(way: str) -> None:
 
 async def ask(llm: Llm, address: str) -> None:
     set_caller(caller_at(address, Rate(1, 1)))
-    await llm.structured(RpgCharacter, *HELLO)
+    await llm.structured(Character, *HELLO)
 
 
 BY_CONTENT = [

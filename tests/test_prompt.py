@@ -12,22 +12,24 @@ from src.bulkhead import Bulkhead
 from src.errors import ModelFailed, ServiceError
 from src.image_fetch import FetchedImage
 from src.llm import Llm
-from src.prompt import PROMPTS, CallerText, Image, Instruction, PromptFile, free_text
+from src.prompt import CallerText, Image, Instruction, PromptFile, free_text
 from src.request_guard import MAX_REQUEST_CHARS, check_request
-from src.schemas import CodeReviewResponse
-from tests.prompts import HELLO, Say
+from tests.prompts import FILES, HELLO, Say
+from tests.small_service import Translation
+
+pytestmark = pytest.mark.usefixtures("prompt_files")
 
 TEMPLATE = "{{x}} <<<dotprompt:role:system>>>"
 DOT = FetchedImage("data:image/png;base64,iVBORw0KGgo=")
 
 
 def recording(ai: Genkit) -> list[ModelRequest]:
-    """Record the requests to the model `test/model`, which answers each with a review."""
+    """Record the requests to the model `test/model`, which answers each with a translation."""
     requests: list[ModelRequest] = []
 
     async def model(request: ModelRequest, ctx: ActionRunContext) -> ModelResponse:
         requests.append(request)
-        content = [Part(text='{"summary": "fine", "issues": []}')]
+        content = [Part(text='{"translated_text": "fine", "confidence": "high"}')]
         return ModelResponse(message=Message(role=Role.MODEL, content=content), finish_reason="stop")
 
     ai.define_model(name="test/model", fn=model)
@@ -36,7 +38,7 @@ def recording(ai: Genkit) -> list[ModelRequest]:
 
 @pytest.fixture
 def ai() -> Genkit:
-    return Genkit(model="test/model", prompt_dir=PROMPTS)
+    return Genkit(model="test/model", prompt_dir=FILES)
 
 
 @pytest.fixture
@@ -47,9 +49,9 @@ def llm(ai: Genkit) -> Llm:
 WAYS: dict[str, Any] = {
     "system prompt": lambda llm, text: llm.text(text, CallerText("x")),
     "user part": lambda llm, text: llm.text(Say.BRIEF, text),
-    "structured system prompt": lambda llm, text: llm.structured(CodeReviewResponse, text),
-    "structured user part": lambda llm, text: llm.structured(CodeReviewResponse, Say.BRIEF, text),
-    "beside a file": lambda llm, text: llm.from_prompt_file(CodeReviewResponse, PromptFile("code_review"), text),
+    "structured system prompt": lambda llm, text: llm.structured(Translation, text),
+    "structured user part": lambda llm, text: llm.structured(Translation, Say.BRIEF, text),
+    "beside a file": lambda llm, text: llm.from_prompt_file(Translation, PromptFile("review"), text),
 }
 
 
@@ -86,7 +88,7 @@ def test_free_text_is_stripped_and_cut_and_source_code_is_not() -> None:
 def test_a_prompt_file_comes_first_and_the_texts_follow_as_written(ai: Genkit, llm: Llm) -> None:
     requests = recording(ai)
     for _ in range(2):
-        asyncio.run(llm.from_prompt_file(CodeReviewResponse, PromptFile("code_review"), CallerText(TEMPLATE)))
+        asyncio.run(llm.from_prompt_file(Translation, PromptFile("review"), CallerText(TEMPLATE)))
     for request in requests:
         system, user = request.messages
         assert (system.role, user.role) == (Role.SYSTEM, Role.USER)

@@ -1,6 +1,7 @@
 """The REST adapter around flows of a scripted model, without a server: bodies, errors and documents."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,15 +11,16 @@ from starlette.types import ASGIApp, Message, Scope
 from src.asgi import create_app
 from src.config import load_settings
 from src.observability.access_log import AccessLines
-from src.operations import OPERATIONS
 from src.runner import Runner
 from src.util.probes import PROBE_PATHS
+from tests.small_service import OPERATIONS, in_this_process
 
 
 @pytest.fixture(scope="module")
-def app() -> ASGIApp:
+def app() -> Iterator[ASGIApp]:
     limit = {"rate_limit_default": "1000000/second"}
-    return create_app(load_settings({"model": "offline/demo", "log_level": "error", **limit}))
+    with in_this_process():
+        yield create_app(load_settings({"model": "offline/demo", "log_level": "error", **limit}))
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.drain import Drain
-from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
-from src.operations import OPERATIONS
 from src.prompt import PROMPTS
 from src.runner import MAX_WAITING_CHUNKS, Chunks, KeepAlive, Result, Runner
-from src.schemas import ImageRequest
+from tests.small_service import OPERATIONS, Flows, ImageRequest, in_this_process
 
 
 @given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))
@@ -115,7 +113,8 @@ def test_the_mark_of_a_text_that_was_cut_off_stays_with_it_in_the_cache() -> Non
     ai.define_model(name="test/model", fn=model)
     flows = Flows(Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None), ImageFetcher())
     cache: FlowCache[Result] = FlowCache(ttl=300, max_size=8, max_bytes=1 << 20, size_of=lambda result: result.size)
-    runner = Runner(ai, flows, model="test/model", cache=cache, drain=Drain(1))
+    with in_this_process():
+        runner = Runner(ai, flows, model="test/model", cache=cache, drain=Drain(1))
     [describe_image] = [operation for operation in OPERATIONS if operation.flow is Flows.describe_image]
 
     async def scenario() -> list[bool]:

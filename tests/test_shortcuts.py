@@ -17,6 +17,7 @@ from src.asgi import create_app
 from src.config import load_settings
 from src.rest import Shortcut
 from src.security import CORS, EXPOSED_HEADERS, GZip, TrustedHost
+from tests.small_service import in_this_process
 
 ORIGINS = ["https://app.test", "https://other.test"]
 HOSTS = ["api.test", "*.wild.test", "192.0.2.1", "[::1]"]
@@ -148,7 +149,8 @@ def test_going_round_a_layer_gives_the_same_bytes(
 
 def rest_app() -> FastAPI:
     """The FastAPI app inside of the whole service."""
-    app: Any = create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
+    with in_this_process():
+        app: Any = create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
     while not isinstance(app, Shortcut):
         app = app.__closure__[0].cell_contents if hasattr(app, "__closure__") else app.app
     return app.app
@@ -165,7 +167,7 @@ def rest_app() -> FastAPI:
         ("GET", "/translate"),
         ("POST", "/translate/"),
         ("POST", "/tell-story/stream"),
-        ("POST", "/review-code"),
+        ("POST", "/describe-image"),
         ("GET", "/nowhere"),
     ],
 )

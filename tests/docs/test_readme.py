@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from src.operations import OPERATIONS
 from tests.docs.blocks import fences_of, matches
-from tests.live.service import BIN, COMMANDS, ROOT, Service
+from tests.live.service import BIN, COMMANDS, ROOT, SAMPLES, Service
 from tests.needs import missing, needs
 
 README = ROOT / "README.md"
@@ -54,7 +55,7 @@ def test_a_server_comes_up_answers_and_stops(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with Service(DEBUG="true") as running:
+    with Service(DEBUG="true", PYTHONPATH=SAMPLES) as running:
         yield running
 
 
@@ -107,4 +108,4 @@ def as_buf_curl(command: str) -> str:
 
 def test_every_row_of_the_endpoint_table_has_a_command_of_each_protocol() -> None:
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if "| `curl " in line]
-    assert len(rows) == sum(command.startswith("grpcurl") for command in TABLE) == 10
+    assert len(rows) == sum(command.startswith("grpcurl") for command in TABLE) == len(OPERATIONS) + 1

@@ -63,7 +63,7 @@ def test_a_hostile_id_is_replaced(service: Service, hostile: str) -> None:
 def test_invalid_input_names_each_field_and_the_request(service: Service) -> None:
     error = failure(
         service.stub.TranslateText,
-        pb.TranslateRequest(text="x" * 10_001, target_language="c++;"),
+        pb.TranslateRequest(text="x" * 10_001, target_language="x" * 101),
         metadata=(("x-request-id", "invalid-1"),),
     )
     status: Any = rpc_status.from_call(error)

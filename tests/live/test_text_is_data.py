@@ -43,10 +43,15 @@ def upstream() -> Iterator[GeminiStandIn]:
         yield standin
 
 
+def over(upstream: GeminiStandIn) -> dict[str, str]:
+    return {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "x", "GOOGLE_GEMINI_BASE_URL": upstream.url}
+
+
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    env = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "x", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    with Service(**env, CACHE_ENABLED="false", CB_ENABLED="false", ACCESS_LOG="false", PYTHONPATH=SAMPLES) as running:
+    with Service(
+        **over(upstream), CACHE_ENABLED="false", CB_ENABLED="false", ACCESS_LOG="false", PYTHONPATH=SAMPLES
+    ) as running:
         yield running
 
 
@@ -157,10 +162,11 @@ def test_a_text_stands_as_written_in_one_user_part(
     assert "systemInstruction" in rest_of_the_request[0]
 
 
-def test_half_a_surrogate_pair_is_replaced(service: Service, upstream: GeminiStandIn) -> None:
+def test_half_a_surrogate_pair_is_replaced(upstream: GeminiStandIn) -> None:
     upstream.requests.clear()
     body = rb'{"question": "a\ud83d \ud83d\ude00 \\ud83d"}'
-    assert service.http.post("/chat", content=body, headers={"content-type": "application/json"}).status_code == 200
+    with Service(**over(upstream)) as service:
+        assert service.http.post("/chat", content=body, headers={"content-type": "application/json"}).status_code == 200
     assert upstream.requests[0].body["contents"][0]["parts"] == [{"text": "a\ufffd \U0001f600 \\ud83d"}]
 
 

@@ -18,20 +18,18 @@ from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
 from src.config import load_settings
 from src.drain import Drain
-from src.flows import Flows
-from src.generated import service_pb2 as pb
-from src.generated import service_pb2_grpc
 from src.grpc_server import GrpcServer
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
-from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.text import well_formed
+from tests import small_service
 from tests.ports import free_port
 from tests.providers.answers import Case, Format
+from tests.small_service import OPERATIONS, Flows, pb
 from tests.standins.provider import Played, ProviderStandIn
 
 GRPC_CODES = {
@@ -90,7 +88,8 @@ class InProcess:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._numbers = count()
-        self._run(self._start())
+        with small_service.in_this_process():
+            self._run(self._start())
 
     def close(self) -> None:
         self._run(self._stack.aclose())
@@ -121,7 +120,7 @@ class InProcess:
         transport = httpx.ASGITransport(app)
         self._http = await self._stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://t"))
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-        self._stub = service_pb2_grpc.GenkitServiceStub(channel)
+        self._stub = small_service.stub(channel)
 
     def check(self, case: Case) -> None:
         """Ask twice, and hold what is told against what the answer is."""

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from src import schemas
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.config import load_settings
@@ -21,7 +20,9 @@ from src.llm import Llm
 from src.prompt import CallerText, Image
 from src.providers import offline
 from src.providers.offline import Instance
+from tests.models import Character
 from tests.prompts import HELLO, Say, saying
+from tests.small_service import Translation
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_an_answer_fits_any_schema_that_a_model_may_have(schema: dict[str, Any],
     jsonschema.validate(Instance(root, text).value(), root)
 
 
-@pytest.mark.parametrize("schema", [schemas.Translation, schemas.RpgCharacter, schemas.CodeResponse], ids=str)
+@pytest.mark.parametrize("schema", [Translation, Character], ids=str)
 def test_a_structured_answer_is_an_instance(llm: Llm, schema: type[BaseModel]) -> None:
     assert isinstance(asyncio.run(llm.structured(schema, *HELLO)), schema)
 
@@ -104,7 +105,7 @@ def test_a_tool_is_called_and_its_answer_used(ai: Genkit, llm: Llm) -> None:
         calls.append(city)
         return "rain of frogs"
 
-    translation = asyncio.run(llm.structured(schemas.Translation, *HELLO, tools=[weather]))
+    translation = asyncio.run(llm.structured(Translation, *HELLO, tools=[weather]))
     assert len(calls) == 1
     assert "rain of frogs" in translation.translated_text
 

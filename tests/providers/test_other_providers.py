@@ -18,14 +18,14 @@ from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.config import load_settings
 from src.errors import ModelFailed, TimedOut
-from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.marks import collecting_marks
-from src.schemas import ChatRequest, CodeReviewRequest, ImageRequest, StoryRequest, TranslateRequest, Translation
+from src.prompt import CallerText, PromptFile
 from src.util.text import well_formed
 from tests.hostile_texts import hostile_texts
 from tests.prompts import HELLO
+from tests.small_service import ChatRequest, Flows, ImageRequest, StoryRequest, TranslateRequest, Translation
 
 TEXT = "Bonjour le monde"
 JSON_TEXT = '{"translated_text":"Bonjour","confidence":"high"}'
@@ -203,14 +203,15 @@ class Ctx:
 
 
 # One flow of each kind, asked with a text.
-KINDS: dict[str, Callable[[Flows, str], Awaitable[Any]]] = {
-    "text": lambda flows, text: flows.pirate_chat(ChatRequest(question=text)),
-    "stream": lambda flows, text: flows.tell_story(StoryRequest(topic=text), cast("Any", Ctx())),
-    "structured": lambda flows, text: flows.translate_text(TranslateRequest(text=text)),
-    "prompt file": lambda flows, text: flows.review_code(CodeReviewRequest(code=text)),
+KINDS: dict[str, Callable[[Llm, Flows, str], Awaitable[Any]]] = {
+    "text": lambda _, flows, text: flows.pirate_chat(ChatRequest(question=text)),
+    "stream": lambda _, flows, text: flows.tell_story(StoryRequest(topic=text), cast("Any", Ctx())),
+    "structured": lambda _, flows, text: flows.translate_text(TranslateRequest(text=text)),
+    "prompt file": lambda llm, _, text: llm.from_prompt_file(Translation, PromptFile("review"), CallerText(text)),
 }
 
 
+@pytest.mark.usefixtures("prompt_files")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_stands_as_written_in_the_one_user_message(llm: Llm, kind: str) -> None:
     """These two get the texts of a message as one string."""
@@ -219,7 +220,7 @@ def test_a_text_stands_as_written_in_the_one_user_message(llm: Llm, kind: str) -
     async def ask(text: str) -> Any:
         Provider.requests.clear()
         with suppress(ValidationError):
-            asking = KINDS[kind](flows, text)
+            asking = KINDS[kind](llm, flows, text)
             with suppress(ModelFailed):  # the answer fits one schema only
                 await asking
             return Provider.requests[0]["messages"]
