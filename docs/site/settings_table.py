@@ -22,8 +22,8 @@ KINDS = {
 
 
 def settings_table(settings: type[BaseSettings] = Settings) -> str:
-    """A row a setting: how it is set, what it is for and may be, and what holds when it is not set."""
-    return table(("Setting", "What it is for", "Default"), (_row(*item) for item in settings.model_fields.items()))
+    """Return a table with a row per setting: variable and flag, meaning and allowed values, default."""
+    return table(("Setting", "Meaning", "Default"), (_row(*item) for item in settings.model_fields.items()))
 
 
 def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def allowed(field: FieldInfo) -> str:
-    """The values that a setting may have, in words."""
+    """Describe the allowed values of a setting."""
     limits = " ".join(_limits(field.metadata))
     return f"{_kind(field.annotation)}, {limits}" if limits else _kind(field.annotation)
 

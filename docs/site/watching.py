@@ -21,7 +21,7 @@ def metrics_table(source: Path = ROOT / "src/observability/metrics.py") -> str:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS
     ]
-    return table(("Metric", "Labels", "What it tells"), (row for _, row in sorted(found)))
+    return table(("Metric", "Labels", "Meaning"), (row for _, row in sorted(found)))
 
 
 def _metric(kind: str, arguments: list[ast.expr]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def alerts_table() -> str:
         )
         for rule in alerts()
     )
-    return table(("Alert", "Severity", "After", "What has happened", "What to do first"), rows)
+    return table(("Alert", "Severity", "After", "Meaning", "First action"), rows)
 
 
 def panels() -> str:

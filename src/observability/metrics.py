@@ -80,7 +80,7 @@ class Metrics:
         )
         self._active = Gauge(
             "server_active_requests",
-            "Requests and RPCs under way.",
+            "Requests and RPCs in flight.",
             ("protocol",),
             registry=registry,
             multiprocess_mode="livesum",
@@ -99,28 +99,28 @@ class Metrics:
             registry=registry,
         )
         self._decisions = Counter(
-            "rate_limit_decisions", "Requests and RPCs by the rate limit.", ("decision",), registry=registry
+            "rate_limit_decisions", "Requests and RPCs, by decision of the rate limit.", ("decision",), registry=registry
         )
         self._breaker_state = Gauge(
             "circuit_breaker_state",
-            "The worst of all workers: 0 closed, 1 half-open, 2 open.",
+            "State of the circuit, the highest of all workers: 0 closed, 1 half-open, 2 open.",
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._breaker_opened = Counter("circuit_breaker_opened", "Openings of the circuit.", registry=registry)
+        self._breaker_opened = Counter("circuit_breaker_opened", "Number of times that the circuit opened.", registry=registry)
         self._breaker_refused = Counter(
-            "circuit_breaker_refused", "Calls that the open circuit refused.", registry=registry
+            "circuit_breaker_refused", "LLM calls that the open circuit refused.", registry=registry
         )
-        self._cache_results = Counter("cache_lookups", "Look-ups in the cache.", ("result",), registry=registry)
+        self._cache_results = Counter("cache_lookups", "Cache lookups.", ("result",), registry=registry)
         self._cache_entries = Gauge(
-            "cache_entries", "Answers in the cache.", registry=registry, multiprocess_mode="livesum"
+            "cache_entries", "Cached results.", registry=registry, multiprocess_mode="livesum"
         )
         self._cache_bytes = Gauge(
-            "cache_bytes", "Bytes of the answers in the cache.", registry=registry, multiprocess_mode="livesum"
+            "cache_bytes", "Size of the cached results, in bytes.", registry=registry, multiprocess_mode="livesum"
         )
         self._loop_lag = Gauge(
             "event_loop_lag_seconds",
-            "How late the event loop came to a task that was due, in the last second; the worst of all workers.",
+            "Delay of a due task in the last second, the highest of all workers.",
             registry=registry,
             multiprocess_mode="livemax",
         )
