@@ -99,7 +99,10 @@ class Metrics:
             registry=registry,
         )
         self._decisions = Counter(
-            "rate_limit_decisions", "Requests and RPCs, by decision of the rate limit.", ("decision",), registry=registry
+            "rate_limit_decisions",
+            "Requests and RPCs, by decision of the rate limit.",
+            ("decision",),
+            registry=registry,
         )
         self._breaker_state = Gauge(
             "circuit_breaker_state",
@@ -107,14 +110,14 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._breaker_opened = Counter("circuit_breaker_opened", "Number of times that the circuit opened.", registry=registry)
+        self._breaker_opened = Counter(
+            "circuit_breaker_opened", "Number of times that the circuit opened.", registry=registry
+        )
         self._breaker_refused = Counter(
             "circuit_breaker_refused", "LLM calls that the open circuit refused.", registry=registry
         )
         self._cache_results = Counter("cache_lookups", "Cache lookups.", ("result",), registry=registry)
-        self._cache_entries = Gauge(
-            "cache_entries", "Cached results.", registry=registry, multiprocess_mode="livesum"
-        )
+        self._cache_entries = Gauge("cache_entries", "Cached results.", registry=registry, multiprocess_mode="livesum")
         self._cache_bytes = Gauge(
             "cache_bytes", "Size of the cached results, in bytes.", registry=registry, multiprocess_mode="livesum"
         )
