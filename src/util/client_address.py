@@ -1,7 +1,7 @@
-"""Finds the client's address and scheme, by one rule for both protocols.
+"""Find the client's address and scheme, by one rule for both protocols.
 
-The client is the TCP peer. Only a peer that is a trusted proxy may say otherwise, and of what it says the right-most
-address that is no trusted proxy itself counts: entries further left come from the client and can be anything.
+By default the client is the TCP peer. If the peer is a trusted proxy, the client is the right-most address of
+`X-Forwarded-For` that is not a trusted proxy. Entries further left come from the client and can be forged.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
 UNIX = "unix"  # whoever may connect to the server's Unix socket
-MAX_ADDRESS = 128  # characters; clients write longer ones, and parsed ones are remembered
-MAX_HOPS = 32  # of the elements of X-Forwarded-For the last ones, whose nearest proxy has written the very last
+MAX_ADDRESS = 128  # characters; parsed addresses are cached, so longer ones would fill memory
+MAX_HOPS = 32  # elements of X-Forwarded-For, from the right; the nearest proxy wrote the last one
 
 
 class TrustedProxies:
-    """The networks whose forwarding headers are believed.
+    """The networks of the proxies whose forwarding headers count.
 
     Args:
         networks: CIDRs, single addresses, or "unix" for the peers of a Unix socket.
 
     Raises:
-        ValueError: one of them is none of these.
+        ValueError: An entry is none of these.
     """
 
     def __init__(self, networks: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class TrustedProxies:
         return address is not None and address in self
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
-        """The client's address.
+        """Return the client's address.
 
         Args:
             peer: Address of the TCP peer, or "unix". If it is anything else the client is unknown.
@@ -57,7 +57,7 @@ class TrustedProxies:
                 are read; of these, empty ones don't count (RFC 9110, 5.6.1).
 
         Returns:
-            An address in its canonical spelling, IPv4-mapped IPv6 as IPv4, or "unknown".
+            The address in canonical form, IPv4-mapped IPv6 as IPv4, or "unknown".
         """
         if not forwarded_for or not self.believes(peer):
             return _spelled(peer)
@@ -72,7 +72,7 @@ class TrustedProxies:
         return UNKNOWN if address is None else str(address)
 
     def scheme(self, peer: str, scheme: str, forwarded_proto: Sequence[str]) -> str:
-        """`http` or `https`: as the nearest trusted proxy says, else as the connection is."""
+        """Return `http` or `https`: from the nearest trusted proxy, otherwise from the connection."""
         if forwarded_proto and self.believes(peer):
             said = forwarded_proto[-1].rpartition(",")[2].strip().lower()
             if said in ("http", "https"):
@@ -81,7 +81,7 @@ class TrustedProxies:
 
 
 def _last_hops(forwarded_for: Sequence[str]) -> list[str]:
-    """The last elements that aren't empty, from right to left. Costs the same however many there are."""
+    """Return the last non-empty elements, from right to left, at a cost that does not depend on their number."""
     hops: list[str] = []
     for value in reversed(forwarded_for[-MAX_HOPS:]):
         hops += reversed(value.rsplit(",", MAX_HOPS)[-MAX_HOPS:])
@@ -91,9 +91,9 @@ def _last_hops(forwarded_for: Sequence[str]) -> list[str]:
 
 
 def parse_address(text: str) -> Address | None:
-    """An address as it stands in a peer name or a forwarding header: perhaps with a port, brackets or a zone.
+    """Parse an address from a peer name or a forwarding header. It may have a port, brackets or a zone.
 
-    IPv4-mapped IPv6 becomes IPv4. None if it is no address.
+    IPv4-mapped IPv6 becomes IPv4. Returns None if it is not an address.
     """
     text = text.strip()
     return _parse_short(text) if len(text) <= MAX_ADDRESS else None
@@ -129,12 +129,12 @@ def _is_port(text: str) -> bool:
 
 
 def client_of(scope: Scope, proxies: TrustedProxies) -> str:
-    """The address of an HTTP request's client."""
+    """Return the client address of an HTTP request."""
     return proxies.client(peer_of(scope), headers_of(scope, b"x-forwarded-for") if proxies else ())
 
 
 def peer_of(scope: Scope) -> str:
-    """The address of an HTTP request's TCP peer, or "unix".
+    """Return the address of an HTTP request's TCP peer, or "unix".
 
     The server's side of the connection decides, because a TCP client that has just left has no address either, and
     because granian gives the path to which a client has bound its own socket, which may read like an address. A Unix

@@ -1,29 +1,29 @@
-"""One bound on many pieces of work, without a timer for each."""
+"""One time limit for many pieces of work, without a timer for each."""
 
 import asyncio
 from types import TracebackType
 
 
 class Deadlines:
-    """Ends work that takes longer than so many seconds, as `asyncio.timeout` does, at a fraction of its cost.
+    """Cancel work that exceeds a time limit, like `asyncio.timeout` but much cheaper.
 
-    All work has the same bound, so it falls due in the order in which it began: one timer, for the oldest, is enough.
-    An instance serves one event loop at a time: what it begins in another one is all that it watches from then on.
+    All work has the same limit, so it expires in the order in which it began: one timer for the oldest is enough. An
+    instance serves one event loop at a time. When work begins in another loop, it stops watching the previous one.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._running: dict[Deadline, None] = {}  # in the order of their beginning
+        self._running: dict[Deadline, None] = {}  # in order of start
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> "Deadline":
-        """A context manager around one piece of work, in the task that does it. Raises RuntimeError outside of one."""
+        """Return a context manager for one piece of work in the current task. Raises RuntimeError outside a task."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a deadline ends a task, and there is none")
-        if loop is not self._loop:  # the timer of the last one may never come
+        if loop is not self._loop:  # the other loop's timer may never fire
             self._loop, self._timer = loop, None
             self._running.clear()
         deadline = Deadline(self, task, loop.time() + self._seconds)
@@ -33,7 +33,7 @@ class Deadlines:
         return deadline
 
     def end(self, deadline: "Deadline") -> None:
-        """The work is done."""
+        """Stop watching finished work."""
         self._running.pop(deadline, None)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,11 +47,11 @@ class Deadlines:
 
 
 class Deadline:
-    """One piece of work and when it has to be done.
+    """One piece of work and its deadline.
 
     Attributes:
         due: On the loop's clock, in seconds.
-        expired: Whether it was not done then, and has been cancelled.
+        expired: True if the deadline passed and the work was cancelled.
     """
 
     __slots__ = ("_all", "_cancelling", "_task", "due", "expired")
@@ -69,18 +69,18 @@ class Deadline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Raises TimeoutError in place of the cancellation that the deadline itself brought about."""
+        """Raise TimeoutError instead of the cancellation that the deadline caused."""
         self._all.end(self)
-        # Someone else may have cancelled the task as well, and must find it so.
+        # If others cancelled the task too, the cancellation must survive.
         if self.expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def lift(self) -> None:
-        """Let the work take as long as it likes from now on."""
+        """Remove the time limit."""
         self._all.end(self)
 
     def expire(self) -> None:
-        """Cancel the work, once, whether its time is up or not."""
+        """Cancel the work, once, even before its deadline."""
         self.lift()
         if self.expired:
             return

@@ -1,4 +1,4 @@
-"""Work that ends when its client leaves."""
+"""Cancel work when its client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """The client closed its connection before the answer was ready."""
+    """The client disconnected before the response was ready."""
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client disconnects.
+    """Return the result of `work`, which is cancelled if the client disconnects.
 
-    ASGI servers don't cancel the app when a client leaves: they only say `http.disconnect` on `receive` (ASGI
-    specification, HTTP). The request's body has to be read before. The work is done in the caller's own task, so that
-    only the watching takes another one.
+    ASGI servers don't cancel the app when a client disconnects. They only send `http.disconnect` to `receive` (ASGI
+    specification, HTTP). The request's body must be read before. The work runs in the caller's own task, so only the
+    watching needs another one.
 
     Raises:
-        ClientGone: the client left first.
+        ClientGone: The client disconnected first.
     """
     task = asyncio.current_task()
     if task is None:
@@ -31,7 +31,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     def leave(_: "asyncio.Task[None]") -> None:
         nonlocal has_left
-        # Work that someone else is ending already is to be left to clean up.
+        # If others already cancelled the work, let it clean up.
         if not has_ended and task.cancelling() <= cancelling:
             has_left = True
             task.cancel()
@@ -41,7 +41,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     except asyncio.CancelledError:
-        # Someone else may have cancelled the task as well, and must find it so.
+        # If others cancelled the task too, the cancellation must survive.
         if has_left and task.cancelling() == cancelling + 1:
             raise ClientGone from None
         raise

@@ -1,6 +1,6 @@
-"""A start that a wrong setting stops, told to the server in one line.
+"""Report a configuration error at start-up to the server as one line.
 
-It is the outside of the app, and so has to be a coroutine function: servers take others for ASGI of before 2019.
+The wrapper is outermost, so it must be a coroutine function: servers treat other callables as ASGI 2 apps.
 """
 
 import sys
@@ -12,11 +12,11 @@ from src.config import ConfigError, exit_with
 
 
 def told_in_one_line(app: ASGIApp) -> ASGIApp:
-    """`app` whose ConfigErrors in start-up reach the server as their message alone.
+    """Wrap `app` so that a ConfigError at start-up reaches the server as its message only.
 
-    Starlette gives the server the whole traceback to log, and raises for the server to log it once more. A server that
-    answers the message with an exception, as hypercorn does, would show a traceback and no reason: there the process
-    ends as for any wrong setting.
+    Otherwise Starlette sends the server the whole traceback, and raises, so that the server logs it once more. Some
+    servers (hypercorn) answer the message with an exception, which would print a traceback without the reason. In this
+    case the process exits as for any invalid setting.
     """
 
     async def with_short_failures(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,7 +33,7 @@ def told_in_one_line(app: ASGIApp) -> ASGIApp:
             except Exception:
                 exit_with(str(error))
 
-        with suppress(ConfigError):  # the server has been told
+        with suppress(ConfigError):  # the server has the message
             await app(scope, receive, send_short)
 
     return with_short_failures

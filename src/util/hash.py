@@ -6,10 +6,10 @@ from pydantic import BaseModel
 
 
 def cache_key(flow: str, model: str, input: BaseModel, *, scope: str = "") -> str:
-    """The SHA-256, in hex, of a flow's name, the LLM's name, the caller's scope and the input in one canonical form.
+    """Return the SHA-256, in hex, of a flow's name, the LLM's name, the caller's scope and the canonical input.
 
-    Equal inputs have equal keys however they were sent: a validated model holds every default and writes its fields
-    in one order. JSON escapes control characters, so no input can look like another one's parts.
+    Equal inputs have equal keys, however they were sent: a validated model contains every default and writes its fields
+    in one order. JSON escapes control characters, so parts can't be confused.
     """
     canonical = b"\0".join(
         (flow.encode(), model.encode(), scope.encode(), input.__pydantic_serializer__.to_json(input))

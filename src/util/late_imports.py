@@ -1,4 +1,4 @@
-"""Modules that libraries import and this service has no use for, imported if they are used after all."""
+"""Delay the import of modules that libraries import but this service does not need."""
 
 import sys
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import Any
 
 @contextmanager
 def imported_late(*modules: str) -> Iterator[None]:
-    """Within it, importing one of these modules imports nothing: the names that are taken from it are stand-ins.
+    """Within the block, importing one of these modules gives stand-ins for its names and imports nothing.
 
-    It is for what a library takes from a module without using it at once, as in `from module import Name`. A stand-in
-    imports its module when it is called, iterated over, asked for an item or an attribute, or checked against. It is no
-    base for a class and no type of a pydantic field. Who imports the module after the block gets the module; one that
-    is there already is left alone.
+    Use it for names that a library imports but does not use at once, as in `from module import Name`. A stand-in
+    imports its module when it is called, iterated over, indexed, asked for an attribute, or used in a type check. It
+    can't be a base class or the type of a pydantic field. After the block, imports get the real module. Modules that
+    are already imported are not affected.
     """
     stand_ins = {name: _LateModule(name) for name in modules if name not in sys.modules}
     sys.modules.update(stand_ins)
@@ -28,7 +28,7 @@ def imported_late(*modules: str) -> Iterator[None]:
 
 
 class _LateModule(ModuleType):
-    """Has any name but those that Python itself looks for."""
+    """A module that has every name, except those that Python itself looks for."""
 
     def __getattr__(self, name: str) -> "_Late":
         if name.startswith("__"):
@@ -37,7 +37,7 @@ class _LateModule(ModuleType):
 
 
 class _Late(type):
-    """A name of a module, which may be that of a class: annotations and unions take nothing else."""
+    """A stand-in for a name of a module. It is a class, because annotations and unions accept nothing else."""
 
     _module: str
 

@@ -1,14 +1,14 @@
-"""Objects that failures keep alive."""
+"""Free objects that exceptions keep alive."""
 
 import traceback
 
 
 def forget_locals(failure: BaseException | None) -> None:
-    """Clear the variables of the frames that a failure has come through, and of those of its causes.
+    """Clear the local variables of all frames in the tracebacks of an exception and its causes.
 
-    Libraries keep exceptions in their variables. That makes reference cycles, which hold all that these frames refer
-    to, an image's copies for example, until the garbage collector comes to them: much later, because it goes by the
-    number of objects and not by their bytes. Frames that still run are left alone.
+    Libraries store exceptions in variables. These reference cycles keep everything in the frames alive, for example
+    copies of an image, until garbage collection. That may take long, because the collector counts objects, not bytes.
+    Frames that still run are not cleared.
     """
     left, seen = [failure], set()
     while left:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 
 def memory_of(value: Any) -> int:
-    """Bytes of a model, or of what JSON can hold, with all that is in it; what is in it twice counts twice."""
+    """Return the bytes that a model or JSON value takes, contents included. Shared contents count each time."""
     if isinstance(value, BaseModel):
         parts = sys.getsizeof(value.__dict__) + sys.getsizeof(value.model_fields_set)
         return sys.getsizeof(value) + parts + sum(memory_of(field) for field in value.__dict__.values())

@@ -1,4 +1,4 @@
-"""Look-ups of host names that callers choose, kept apart from all others."""
+"""DNS lookups of hosts that callers name, in threads of their own."""
 
 import asyncio
 import socket
@@ -19,21 +19,21 @@ RETRY_SECONDS = 5.0
 
 
 class NameLookup:
-    """Looks names up in threads of its own, so many at a time and no more.
+    """Resolves host names in its own threads, with a maximum number at a time.
 
-    A look-up can't be cancelled: it takes as long as the name's servers are silent. In the event loop's own threads a
-    handful of them would hold up every other look-up of the process, that of the LLM's host included.
+    A lookup can't be cancelled: it takes as long as the DNS servers are silent. In the event loop's default threads, a
+    few slow ones would block every other lookup of the process, also that of the LLM's host.
 
     Args:
-        look_up: As `socket.getaddrinfo`.
-        client_share: How many of the look-ups one client may have.
+        look_up: Like `socket.getaddrinfo`.
+        client_share: Maximum share of the lookups for one client.
     """
 
     def __init__(self, look_up: Any = socket.getaddrinfo, *, client_share: float = CLIENT_SHARE) -> None:
         self._look_up = look_up
         self._per_client = places_of_share(MAX_LOOKUPS, client_share)
         self._threads = 0
-        self._clients: Counter[str] = Counter()  # threads of each client that has any
+        self._clients: Counter[str] = Counter()  # running threads per client
         self._lock = threading.Lock()
 
     @property
@@ -42,12 +42,12 @@ class NameLookup:
         return self._threads >= MAX_LOOKUPS
 
     async def __call__(self, host: str, port: int) -> list[Address]:
-        """All addresses of a host name, or of an address in any spelling that the system knows.
+        """Return all addresses of a host name, or of an address in any form that the system accepts.
 
         Raises:
-            OSError: there are none.
-            ShareExceeded: the current caller has as many look-ups as one client may have.
-            Overloaded: too many look-ups are in progress; a slot is free again when its thread has ended.
+            OSError: The host has no address.
+            ShareExceeded: The current caller has its maximum of lookups.
+            Overloaded: Too many lookups are in progress. A place is free again when its thread ends.
         """
         client = current_caller().share_key
         with self._lock:
@@ -68,12 +68,12 @@ class NameLookup:
                 outcome = error
             finally:
                 self._end(client)
-            with suppress(RuntimeError):  # the loop has been closed meanwhile
+            with suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(_settle, found, outcome)
 
         try:
             threading.Thread(target=look_up, daemon=True, name="name look-up").start()
-        except RuntimeError:  # the system has no more threads
+        except RuntimeError:  # the system refuses more threads
             self._end(client)
             raise Overloaded(RETRY_SECONDS) from None
         return await found

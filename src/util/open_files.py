@@ -1,12 +1,13 @@
-"""The limit of open files, which every connection counts against."""
+"""The limit of open files. Every connection counts against it."""
 
 import resource
 
 
 def raise_open_file_limit() -> int:
-    """Raise this process's soft limit to the hard one, as Go's runtime does at start, and return it.
+    """Raise the soft limit of this process to the hard limit, as Go's runtime does at start, and return it.
 
-    The usual soft limit of 1,024 is for programs that use select(2); one client could fill it with idle connections.
+    The usual soft limit of 1,024 exists for programs that use select(2). One client could exhaust it with idle
+    connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""A rate, as people write it."""
+"""Rates such as `60/minute`."""
 
 import re
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ _RATE = re.compile(rf"([1-9][0-9]{{0,8}})/({'|'.join(PERIODS)})")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many requests in so many seconds: a burst of `count`, then a smooth refill."""
+    """`count` requests in `seconds`: a burst of `count`, then a steady refill."""
 
     count: int
     seconds: int
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """`60/minute` and the like. Raises ValueError."""
+        """Parse a text such as `60/minute`. Raises ValueError."""
         match = _RATE.fullmatch(text)
         if match is None:
             raise ValueError(f"should be <count>/<{'|'.join(PERIODS)}>, such as 60/minute")

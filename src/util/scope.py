@@ -1,18 +1,18 @@
-"""Reading an ASGI scope, and headers. Layers do it all the time: plain loops are quickest."""
+"""Helpers to read ASGI scopes and headers. Layers call them for each request, so they are plain loops."""
 
 from collections.abc import Iterable
 
 from starlette.types import Scope
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # clients may write others
-# What layers note in a scope's state of the response that is on its way.
+# Keys under which layers mark the response in the scope's state.
 HARDENED, IDENTIFIED = "hardened", "identified"
-CLIENT_LEFT = "client_left"  # the client left before its answer
-CLIENT_GONE = 499  # logged for it, as nginx does; no client ever gets it
+CLIENT_LEFT = "client_left"  # the client disconnected before its response
+CLIENT_GONE = 499  # status in the log, as in nginx; no client receives it
 
 
 def route_path(scope: Scope) -> str:
-    """The path below the one that the app is mounted under, which servers give as `root_path` and in the path too."""
+    """Return the path below the mount point. Servers include the mount point in both `root_path` and the path."""
     path: str = scope["path"]
     root: str | None = scope.get("root_path")
     if not root:
@@ -23,12 +23,12 @@ def route_path(scope: Scope) -> str:
 
 
 def headers_of(scope: Scope, name: bytes) -> list[str]:
-    """The values of a header, in order; none of them fails to decode."""
+    """Return the values of a header, in order. Never fails to decode."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def first_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
-    """The first value of a header; empty if there is none."""
+    """Return the first value of a header, or an empty string."""
     for header in headers:
         if header[0] == name:
             return header[1]
@@ -44,7 +44,7 @@ def has_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bool:
 
 
 def forget_marks(scope: Scope) -> None:
-    """Another response goes out, which has not been through those layers."""
+    """Remove the layers' marks, because another response is sent that has not passed them."""
     state = scope.get("state", {})
     for mark in (HARDENED, IDENTIFIED):
         state.pop(mark, None)

@@ -1,6 +1,6 @@
 """Knows the server's main process, which started this one as a worker, and notices its end.
 
-A worker that outlives it would serve on beside the service that is started next, and no supervisor would know of it.
+A worker that outlives it would keep serving beside the next start of the service, and no supervisor would know of it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def main_processes() -> list[int]:
 async def server_parent_ended() -> None:
     """Return when the server's main process has ended.
 
-    Never returns in a process that no server has started as its worker: a shell may end before it, and init adopts it.
+    Never returns in a process that is not a worker: its parent, a shell, may end before it, and init adopts it.
     """
     parents = main_processes()
     while not parents or os.getppid() == parents[0]:  # noqa: ASYNC110 - not every system has an event for it

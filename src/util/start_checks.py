@@ -1,6 +1,6 @@
 """Checks of values that libraries and servers use themselves. Their own errors come late and do not name the setting.
 
-Each raises ValueError with the whole line: variable, value and reason.
+Each raises ValueError with the complete message: variable, value and reason.
 """
 
 import errno
@@ -32,7 +32,7 @@ def _no_password() -> str:
 
 
 def check_client_authority(authority: Path) -> None:
-    """Check that the file holds a certificate at least, in PEM: with an empty one every client would be refused."""
+    """Check that the file has at least one PEM certificate. With an empty file every client would be refused."""
     _check_readable("GRPC_TLS_CLIENT_CA", authority)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(authority)
@@ -48,11 +48,14 @@ def _check_readable(variable: str, file: Path) -> None:
 
 
 def check_proxies(environment: Mapping[str, str]) -> None:
-    """Check the proxy variables, which httpx reads whenever a client is made. They may hold passwords: not shown."""
+    """Check the proxy variables, which httpx reads for each new client.
+
+    They may contain passwords, so their values are not shown.
+    """
     names = sorted(name for name, value in environment.items() if name.lower() in _PROXIES and value)
     if not names:
         return
-    import httpx  # not for those who have no proxy: it takes a while
+    import httpx  # slow to import, and only needed with a proxy
 
     try:
         httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).close()

@@ -1,4 +1,4 @@
-"""Notices the signals that end the process, beside the server that acts on them."""
+"""React to the signals that stop the process, in addition to the server's own handlers."""
 
 import asyncio
 import signal
@@ -7,25 +7,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Some supervisors and terminals ask by these. Where no server acts on them they would kill the process.
+# Some supervisors and terminals stop by these. Without a handler they would kill the process.
 LIKE_SIGTERM = (signal.SIGQUIT, signal.SIGHUP)
-BEGIN_STOP = "begin_stop"  # the key, in the lifespan's state, of a function that begins the drain without a signal
+BEGIN_STOP = "begin_stop"  # key of the function, in the lifespan's state, that begins the drain without a signal
 # Turns of the event loop. granian's first run of it ends about three turns after the start.
 TURNS_UNTIL_SERVING = 20
 
 
 def block_stop_signals() -> None:
-    """Let the signals wait, in this thread and in processes and threads that it starts from now on."""
+    """Block the signals in this thread and in the processes and threads that it starts. They stay pending."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def unblock_stop_signals() -> None:
-    """Let them through; one that has waited comes now."""
+    """Unblock the signals. Pending ones arrive now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def take_as_sigterm() -> None:
-    """Make SIGQUIT and SIGHUP act as SIGTERM, unless a server has a use for them or `nohup` has them ignored."""
+    """Make SIGQUIT and SIGHUP act as SIGTERM, unless the server handles them or `nohup` ignores them."""
     for number in LIKE_SIGTERM:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -33,15 +33,15 @@ def take_as_sigterm() -> None:
 
 @contextmanager
 def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Call `on_stop`, on the running loop, when the process is asked to stop. The server's own handlers stay at work.
+    """Call `on_stop` on the running loop when a stop signal arrives. The server's handlers stay active.
 
-    To be entered in the main thread, with the loop running and the server's handlers in place: in the lifespan.
-    granian runs the loop once for the start and once more to serve. Its handler, which the loop calls, misses a signal
-    that comes between these runs or at the beginning of the second one, so after early signals SIGTERM is raised.
-    A SIGINT that follows another signal is dropped: to uvicorn it means to give the drain up.
+    Enter it in the main thread, with the loop running and the server's handlers installed: in the lifespan. granian
+    runs the loop once to start and once more to serve. Its handler, called by the loop, misses a signal between these
+    runs or at the beginning of the second. So SIGTERM is raised again after early signals. A SIGINT after another
+    signal is dropped, because uvicorn would abort the drain.
 
     Yields:
-        A function to call as the last step of the start. Early signals are those until some turns of the loop after it.
+        A function to call as the last step of the start. Signals up to a few turns of the loop later count as early.
     """
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *LIKE_SIGTERM)}
@@ -68,7 +68,7 @@ def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], 
             return
         is_serving = True
         if early:
-            signal.raise_signal(signal.SIGTERM)  # not SIGINT, by which uvicorn gives the drain up if it is the second
+            signal.raise_signal(signal.SIGTERM)  # not SIGINT: uvicorn aborts the drain at the second one
 
     for number in STOP_SIGNALS:
         signal.signal(number, notice)

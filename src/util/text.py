@@ -1,4 +1,4 @@
-"""Text that every encoding can hold."""
+"""Text without lone surrogates, which no encoding can represent."""
 
 import re
 
@@ -11,9 +11,9 @@ _SURROGATE_ESCAPE = re.compile(
 
 
 def well_formed(text: str) -> str:
-    """`text` without lone surrogates: pairs of them joined, single ones replaced by U+FFFD.
+    """Return `text` without lone surrogates: pairs are joined, single ones become U+FFFD.
 
-    Models and their providers can spell them as escapes in JSON (RFC 8259, section 8.2); UTF-8 has none.
+    JSON from models and providers may contain them as escapes (RFC 8259, 8.2). UTF-8 can't encode them.
     """
     try:
         text.encode()
@@ -23,10 +23,10 @@ def well_formed(text: str) -> str:
 
 
 def replace_lone_escapes(document: bytes) -> bytes:
-    """Replace the escapes of lone surrogates in a JSON document, which strict parsers refuse, by that of U+FFFD."""
+    """Replace the escapes of lone surrogates in a JSON document, which strict parsers reject, with U+FFFD."""
 
     def replaced(match: re.Match[str]) -> str:
         return match[0] if match[1] is None else match[0].removesuffix(match[1]) + r"\ufffd"
 
-    # Latin-1 has a character for each byte: escapes are ASCII, and what else is there stays.
+    # Latin-1 maps each byte to a character. Escapes are ASCII, and other bytes survive the round trip.
     return _SURROGATE_ESCAPE.sub(replaced, document.decode("latin-1")).encode("latin-1")

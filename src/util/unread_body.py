@@ -1,7 +1,7 @@
-"""Reads the rest of a request's body when the response is ready before it.
+"""Read the rest of a request's body when the response is ready before it.
 
-A server whose app has not read a request's body closes the connection after the answer, and with it a next request
-that may be on its way already. So a short body is read to its end first (RFC 9112, 9.3).
+If the app has not read the body, servers close the connection after the response. A next request on it would be lost.
+So a short body is read to its end first (RFC 9112, 9.3).
 """
 
 import asyncio
@@ -16,10 +16,10 @@ MAX_SECONDS = 1.0
 
 
 class UnreadBody:
-    """The body of one request, as the app has left it.
+    """The body of one request, as far as the app has not read it.
 
     Attributes:
-        is_untouched: Whether the app has not begun to read it.
+        is_untouched: True if the app has not started to read it.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -27,12 +27,12 @@ class UnreadBody:
         self.is_untouched = True
 
     def receive(self) -> Awaitable[Message]:
-        """For the app."""
+        """Receive a message for the app."""
         self.is_untouched = False
         return self._receive()
 
     async def discard(self) -> None:
-        """Read it to its end where the app has not begun to; a long or a slow one, or one in many pieces, is left."""
+        """Read an untouched body to its end, unless it is long, slow, or in many pieces."""
         if not self.is_untouched:
             return
         self.is_untouched = False
@@ -47,7 +47,7 @@ class UnreadBody:
 
 
 def may_be_unread(scope: Scope) -> bool:
-    """Return True for a request with a body that is not declared as long, on a connection of its own."""
+    """Return True for a request with a body, not declared as long, on an HTTP/1 connection."""
     if scope.get("http_version", "1.1") > "1.1":
         return False
     for name, value in scope["headers"]:

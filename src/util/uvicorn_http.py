@@ -1,6 +1,6 @@
-"""uvicorn's HTTP/1 protocol with the bounds on a request head that uvicorn itself lacks.
+"""uvicorn's HTTP/1 protocol with the limits on request heads that uvicorn lacks.
 
-`uvicorn --http src.util.uvicorn_http:HeadTimeoutProtocol`; `gunicorn.conf.py` and `python -m src` use it too.
+`uvicorn --http src.util.uvicorn_http:HeadTimeoutProtocol`. `gunicorn.conf.py` and `python -m src` use it too.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from src.util.request_id import new_request_id
 from src.util.stop_signals import BEGIN_STOP
 
 _BUSY = object()
-MAX_PIPELINED = 16  # requests that wait on one connection for the response to an earlier one
+MAX_PIPELINED = 16  # requests that wait on one connection
 MAX_HEAD_BYTES = 32_768
 
 log = structlog.get_logger(__name__)
@@ -23,17 +23,16 @@ log = structlog.get_logger(__name__)
 class HeadTimeoutProtocol(HttpToolsProtocol):
     """Closes connections that send nothing, half a request head, or a head byte by byte.
 
-    Every `timeout_keep_alive` seconds it looks at the connection, and closes it if no request has begun since the last
-    look. So a silent connection lasts that long, and a head that never ends less than twice as long. A request costs
-    nothing extra.
+    Every `timeout_keep_alive` seconds it closes the connection if no request has begun since the last check. So a
+    silent connection lasts that long, and an endless head less than twice as long. A request costs nothing extra.
 
-    It also closes connections that send a head, a chunk's extension or trailers without end, and those that send
-    request after request without reading: uvicorn would keep it all. What it refuses is hardened as by the chain.
+    It also closes connections that send an endless head, chunk extension or trailer, and those that pipeline requests
+    without reading the responses: uvicorn would buffer them all. Its refusals have the security headers of the chain.
 
-    It begins the drain when uvicorn stops at its limit of requests, of which no signal tells the app.
+    When uvicorn stops at its limit of requests, no signal arrives, so this class begins the drain.
     """
 
-    _bytes_in_vain = 0  # since the parser last came to an end of a head or to bytes of a body
+    _bytes_in_vain = 0  # since the parser last completed a head or got bytes of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,7 +43,7 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
         self._next_look.cancel()
 
     def shutdown(self) -> None:
-        """Called for each open connection when the server stops. Without one the lifespan ends at once."""
+        """Begin the drain when the server stops. uvicorn calls it for each open connection."""
         if BEGIN_STOP in self.app_state:
             self.app_state[BEGIN_STOP]()
         super().shutdown()
@@ -70,11 +69,11 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
-        """Called when the parser gives up."""
+        """Refuse a request that the parser rejects."""
         self._refuse(HTTPStatus.BAD_REQUEST)
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer and close. A response that has begun ends incomplete: no second one may follow it."""
+        """Send a refusal and close. If a response has already started, only close: no second one may follow it."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -95,8 +94,8 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
 
 
 def _refusal(status: HTTPStatus, scheme: str | None, request_id: str) -> bytes:
-    """Make the response to what is no request: there is no ASGI scope for it, so no layer of the chain sees it."""
-    # Rarely needed, and the parents of workers load this module too.
+    """Build the response to a malformed request. It has no ASGI scope, so it can't pass through the chain."""
+    # Imported late: rarely needed, and the parent of workers loads this module too.
     from src.config import Settings
     from src.responses import PROBLEM, status_problem
     from src.security import HeaderPolicy

@@ -1,4 +1,4 @@
-"""Requests for a websocket, of which this service has none, answered like any other request."""
+"""Treat WebSocket handshakes as plain GETs. The service has no WebSocket endpoints."""
 
 from collections.abc import Awaitable
 
@@ -6,10 +6,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def websockets_as_http(app: ASGIApp) -> ASGIApp:
-    """`app` with the handshake of a websocket put to it as the GET that it is.
+    """Wrap `app` so that a WebSocket handshake reaches it as a GET.
 
-    Otherwise a server makes the refusal itself: without a header, an id or a line in the log, and as often as asked.
-    Servers that can be told to have no websockets never come here.
+    Otherwise the server itself rejects the handshake, without security headers, request id, access log or rate limit.
+    Servers with WebSockets turned off never send one.
     """
 
     def with_handshakes(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
