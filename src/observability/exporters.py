@@ -1,4 +1,4 @@
-"""Exporters of spans, one a platform. Each needs an extra; none touches a network unless its docstring says so."""
+"""Span exporters, one per platform. Each needs an extra. None uses the network unless its docstring says so."""
 
 import os
 
@@ -11,11 +11,11 @@ AZURE_CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
 
 
 class Lacking(Exception):
-    """Something that only the operator can give; the message names it."""
+    """Something is missing that only the operator can provide. The message names it."""
 
 
 def otlp() -> SpanExporter:
-    """To an OTLP collector; endpoint, protocol, headers and TLS come from OpenTelemetry's own variables."""
+    """Export to an OTLP collector, configured by OpenTelemetry's own variables."""
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
@@ -29,7 +29,7 @@ def otlp() -> SpanExporter:
 
 
 def google_cloud() -> SpanExporter:
-    """To Cloud Trace. Asks the metadata server for credentials and project."""
+    """Export to Cloud Trace. Asks the metadata server for credentials and project."""
     from opentelemetry.exporter.cloud_trace import CloudTraceSpanExporter
 
     project = os.environ.get("GOOGLE_CLOUD_PROJECT") or None
@@ -37,7 +37,7 @@ def google_cloud() -> SpanExporter:
 
 
 def aws() -> SpanExporter:
-    """To the collector of AWS Distro for OpenTelemetry beside the container, with X-Ray's ids and header."""
+    """Export to the AWS Distro for OpenTelemetry collector beside the container, with X-Ray's ids and header."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.propagators.aws import AwsXRayPropagator
 
@@ -46,7 +46,7 @@ def aws() -> SpanExporter:
 
 
 def azure() -> SpanExporter:
-    """To Application Insights."""
+    """Export to Application Insights."""
     if not os.environ.get(AZURE_CONNECTION):
         raise Lacking(f"set {AZURE_CONNECTION}")
     from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter

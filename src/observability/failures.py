@@ -9,13 +9,13 @@ log = structlog.get_logger(__name__)
 
 
 def log_failure(failure: ServiceError, operation: str) -> None:
-    """Log a bug of ours with its traceback, an expected failure as one line.
+    """Log a bug with its traceback, and an expected failure as one line.
 
-    A refusal is logged at debug level: the access log has its status, and a flood of refusals must not fill the log
-    twice.
+    A refusal is logged at debug level: the access log already has its status, and a flood of refusals must not fill the
+    log twice.
 
     Args:
-        operation: The flow's name, or the RPC's as the client wrote it; empty where no flow was asked for.
+        operation: The flow's name, or the RPC's name as the client sent it; empty if no flow was called.
     """
     fields = {"operation": client_text(operation)} if operation else {}
     if failure.is_bug:

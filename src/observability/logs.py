@@ -1,4 +1,4 @@
-"""One logging configuration for the whole process: whoever writes a line, it has one format, and is on stderr."""
+"""One logging configuration for the whole process: every line has the same format and goes to stderr."""
 
 import json
 import logging
@@ -20,28 +20,28 @@ from src.config import ConfigError, Settings, load_settings
 from src.observability.log_writer import MAX_LINE_BYTES, stderr_writer
 from src.observability.redaction import Redactor, only_colours, quiet_traceback
 
-# They bring handlers and formats of their own, unless told not to.
+# Loggers that would otherwise use their own handlers and formats.
 SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.asgi", "uvicorn.error")
 # The service writes the access log itself.
 ACCESS_LOGS = ("granian.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
-# At info they tell of each call of theirs, which is ours to tell.
+# At info level they log each of their calls, which the service logs itself.
 CHATTY = ("google_genai", "httpcore", "httpx", "httpx2", "openai", "ollama")
-# They quote clients' headers and the model's answers, and tell nothing that the service doesn't log itself.
+# They quote clients' headers and model responses. The service logs the same events itself.
 QUOTING = ("genkit_google_genai", "opentelemetry.baggage.propagation", "opentelemetry.trace.span")
 
-# Loggers that quote what they stumbled over, and what the quotation begins with: asyncio prints whole objects.
+# Loggers that quote input, and the text where the quotation begins: asyncio prints whole objects.
 QUOTES = {"asyncio": "\n"}
 
-# Bytes of a field in a line that would be too long otherwise.
+# Maximum bytes of a field in a line that is too long.
 MAX_FIELD_BYTES = 1024
 MAX_TRACEBACK_BYTES = 8 * 1024
 TRACEBACKS = ("exception", "stack_trace")
 
-# It logs metadata that is not UTF-8 in full, and a traceback for each client that leaves before its answer.
+# It logs non-UTF-8 metadata in full, and a traceback for each client that disconnects before its response.
 GRPC = "grpc._cython.cygrpc"
 _CAUSED_BY_CLIENTS = ("Invalid encoding on", "ExecuteBatchError raised")
 
-# What a line has, whoever writes it.
+# Processors for every line, also those of libraries.
 _COMMON: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
@@ -53,11 +53,11 @@ log = structlog.get_logger(__name__)
 
 
 def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None:
-    """Send all logs of this process to stderr: a JSON object a line, or coloured text; uncaught exceptions too.
+    """Send all logs of this process, and uncaught exceptions, to stderr: a JSON object a line, or coloured text.
 
     Args:
-        reports_bugs: Send bugs to Sentry as well, where it is asked for; only in a process that serves, because its
-            SDK loads gRPC, which must not be loaded in a parent of workers.
+        reports_bugs: Also send bugs to Sentry if it is configured. Only in a process that serves: Sentry's SDK imports
+            gRPC, which must not be loaded in a parent of workers.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
     logging.config.dictConfig(logging_config(settings))
@@ -91,8 +91,8 @@ def _configure_structlog(reporters: list[Processor]) -> None:
 def logging_config(settings: Settings) -> dict[str, Any]:
     """Return the configuration for `logging.config.dictConfig` and the servers: one handler, at the root.
 
-    It is plain data, which a server can hand to the workers it starts; for the commands of the servers it stands in
-    `logging.json`.
+    It is plain data, so that servers can pass it to their workers. `logging.json` holds it for the servers' own
+    commands.
     """
     return {
         "version": 1,
@@ -108,7 +108,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
 
 
 class LogHandler(logging.Handler):
-    """Hands each record, formatted, to the writer of the process."""
+    """Formats each record and passes it to the log writer of the process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,10 +134,10 @@ def _record(event: str, **fields: object) -> logging.LogRecord:
 
 
 def formatter_from_environment() -> logging.Formatter:
-    """The formatter for the lines that a server writes where there is no app: before it, or in a parent of workers."""
+    """Return the formatter for lines that a server writes outside the app: before it, or in a parent of workers."""
     try:
         return _formatter(load_settings())
-    except ConfigError:  # the app itself is going to say so
+    except ConfigError:  # the app itself will report it
         return _formatter(Settings.model_construct())
 
 
@@ -168,7 +168,7 @@ def _renderers(settings: Settings) -> list[Processor]:
 
 
 def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace `exc_info` by a traceback without anybody's words; debug level alone shows these."""
+    """Replace `exc_info` by a traceback without exception messages, except at debug level."""
     exc_info = event.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()
@@ -183,7 +183,7 @@ def _is_about_the_server(record: logging.LogRecord) -> bool:
 
 
 def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
-    """A processor that sends what is logged as a bug to Sentry too."""
+    """Return a processor that also sends logged bugs to Sentry."""
     from src.observability.sentry import configure_sentry, report
 
     configure_sentry(settings, dsn.get_secret_value())
@@ -199,7 +199,7 @@ def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take from lines of libraries what quotes clients, and uvicorn's colours."""
+    """Remove quotations of clients, and uvicorn's colours, from the lines of libraries."""
     event.pop("color_message", None)
     quote = QUOTES.get(event.get("logger", ""))
     if quote is not None:
@@ -208,7 +208,7 @@ def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
 
 
 def _as_google_cloud_has_it(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Name fields as Cloud Logging and Error Reporting do (cloud.google.com/logging/docs/structured-logging)."""
+    """Rename fields for Cloud Logging and Error Reporting (cloud.google.com/logging/docs/structured-logging)."""
     event["severity"] = event.pop("level").upper()
     event["message"] = event.pop("event")
     event["time"] = event.pop("timestamp")
@@ -218,7 +218,7 @@ def _as_google_cloud_has_it(_logger: WrappedLogger, _method: str, event: EventDi
 
 
 def _bounded(_logger: WrappedLogger, _method: str, line: Any) -> str:
-    """Cut the fields of a line over 16 KiB: the last bytes of a traceback stay, the first of anything else."""
+    """Cut the fields of a line over 16 KiB. A traceback keeps its end, all others their beginning."""
     if len(line) * 4 <= MAX_LINE_BYTES or len(line.encode(errors="replace")) < MAX_LINE_BYTES:
         return str(line)
     fields = {name: _cut(name, value) for name, value in json.loads(line).items()}
@@ -237,20 +237,20 @@ def _cut(name: str, value: Any) -> Any:
 def _to_json(event: Any, **_: Any) -> str:
     try:
         return orjson.dumps(event, default=repr).decode()
-    except TypeError:  # a lone surrogate, which no UTF-8 can hold
+    except TypeError:  # a lone surrogate, which UTF-8 can't encode
         return json.dumps(event, default=repr)
 
 
 def _log_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_file_and_line: object, **_: object
 ) -> None:
-    """Log a warning of Python's by its kind and place. Its text may quote a provider: SDKs warn of unknown values."""
+    """Log the category and place of a Python warning. Its text may quote a provider: SDKs warn of unknown values."""
     log.warning("Python warning", category=category.__name__, place=f"{filename}:{lineno}")
     log.debug("what the warning says", message=str(message))
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    """Log an exception that nothing caught, in a thread or at the end of the program."""
+    """Log an exception that nothing caught, in a thread or in the main program."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error or kind(), traceback)
         return

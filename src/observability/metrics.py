@@ -1,7 +1,7 @@
-"""Metrics in Prometheus' form, on a port of their own, the same whichever worker is asked.
+"""Prometheus metrics of all worker processes, on a port of their own.
 
-Names follow the semantic conventions of OpenTelemetry where these have one. All labels come from sets that are fixed
-when the process starts: no client can add one. Import it after `metrics_store.join_store`.
+Names follow OpenTelemetry's semantic conventions where these have one. All labels come from sets that are fixed when
+the process starts, so clients can't add any. Import this module after `metrics_store.join_store`.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class Metrics:
 
     @contextmanager
     def llm_call(self, call: LlmCall) -> Iterator[None]:
-        """Encloses an LLM call."""
+        """Measure an LLM call, as a context manager."""
         outcome = "ok"
         began = time.perf_counter()
         try:
@@ -169,11 +169,11 @@ class Metrics:
 
     @asynccontextmanager
     async def served(self, host: str, port: int) -> AsyncIterator[None]:
-        """Sample, and serve at this address, for as long as the process does.
+        """Sample the parts and serve the metrics at this address, as a context manager.
 
         Raises:
-            ConfigError: the service's first worker can't listen there. A worker that joins others, or takes the
-                place of one, leaves the service up.
+            ConfigError: The service's first worker can't listen there. A worker that joins others, or replaces one,
+                does not stop the service.
         """
         server = MetricsServer(expose)
         if self._store.is_first:
@@ -194,7 +194,7 @@ class Metrics:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
     async def _listen(self, server: MetricsServer, host: str, port: int) -> None:
-        """Listen, unless this or another worker does."""
+        """Listen, unless another worker or this one already does."""
         if self._port_lock is not None or (lock := self._store.lock_port()) is None:
             return
         try:
@@ -218,7 +218,7 @@ class Metrics:
             log.exception("metrics endpoint failed", exc_info=error)
 
     async def _take_over(self, server: MetricsServer, host: str, port: int) -> None:
-        """Listen in the place of a worker that has gone. A stranger may have been faster: tell so, once."""
+        """Listen in place of a worker that has ended. If another process took the port before, log it once."""
         try:
             await self._listen(server, host, port)
         except OSError as error:
@@ -271,7 +271,7 @@ def _why_not_listening(host: str, port: int, error: OSError) -> str:
 
 
 def sweep_dead_workers(directory: Path) -> None:
-    """Remove the gauges of workers that were killed: they would keep their last values, an open circuit for example."""
+    """Remove the gauges of killed workers. They would keep their last values, for example an open circuit."""
     pids = {int(path.stem.rpartition("_")[2]) for path in directory.glob("gauge_live*.db")}
     for pid in pids - {os.getpid()}:
         try:

@@ -1,4 +1,4 @@
-"""The HTTP server behind METRICS_PORT: on the service's own loop, with bounds on connections, bytes and time."""
+"""The HTTP server of METRICS_PORT, on the service's own event loop, with limits on connections, bytes and time."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import structlog
 
 MAX_CONNECTIONS = 32
 MAX_HEAD_BYTES = 8_192
-STEP_SECONDS = 5.0  # for a request head to arrive, for the metrics to be read, and for the response to leave
+STEP_SECONDS = 5.0  # for each of: receive the request head, collect the metrics, send the response
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -16,13 +16,13 @@ log = structlog.get_logger(__name__)
 
 
 class MetricsServer:
-    """Answers GET, whatever the path, and then closes the connection.
+    """Answers GET on any path and then closes the connection.
 
-    A connection over the maximum takes the place of the oldest one, so idle ones can't keep a scraper out.
+    A connection over the maximum closes the oldest one, so idle connections can't block a scraper.
 
     Args:
-        exposition: Returns the metrics in the format of this content type. It runs in a thread, once at a time for
-            each format: scrapers that ask meanwhile get the same text.
+        exposition: Returns the metrics in the format of this content type. It runs in a thread, once at a time per
+            format; concurrent scrapers get the same text.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class MetricsServer:
         self._exposition = exposition
         self._max_connections = max_connections
         self._step_seconds = step_seconds
-        self._expositions: dict[str, asyncio.Task[bytes | None]] = {}  # those under way, by content type
+        self._expositions: dict[str, asyncio.Task[bytes | None]] = {}  # running expositions, by content type
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> None:
-        """Listen. Raises OSError, while another process has the port for example."""
+        """Listen. Raises OSError, for example if another process has the port."""
         self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
 
     async def close(self) -> None:
@@ -65,7 +65,7 @@ class MetricsServer:
                 writer.close()
                 await writer.wait_closed()
         except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # the client left, took too long (TimeoutError is an OSError) or sent too much
+            pass  # the client disconnected, was too slow (TimeoutError is an OSError) or sent too much
         except asyncio.CancelledError:
             pass  # evicted or closed: asyncio logs a task of its server that ends cancelled as a failure
         finally:
@@ -94,7 +94,7 @@ class MetricsServer:
         return _response(HTTPStatus.OK, f"content-type: {content_type}", body)
 
     async def _exposed(self, content_type: str) -> bytes | None:
-        """Join the exposition that is under way, or begin one. A client that leaves doesn't end it for the others."""
+        """Join the running exposition, or start one. A client that disconnects does not end it for the others."""
         task = self._expositions.get(content_type)
         if task is None:
             task = self._expositions[content_type] = asyncio.create_task(self._expose(content_type))
@@ -111,9 +111,9 @@ class MetricsServer:
 
 
 def _content_type(fields: list[str]) -> str:
-    """Return OpenMetrics' if an `Accept` header names this format in its only version or none, else plain text's.
+    """Return OpenMetrics' content type if `Accept` names this format in its only version or none, else plain text's.
 
-    The library's own choice raises for versions that are no numbers, and repeats others in the response.
+    The library's own choice raises for versions that are not numbers, and repeats others in the response.
     """
     for name, _, value in (field.partition(":") for field in fields):
         if name.strip().lower() != "accept":

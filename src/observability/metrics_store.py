@@ -13,11 +13,11 @@ from typing import IO
 
 @dataclass(frozen=True, slots=True)
 class MetricsStore:
-    """The directory of one service, as one of its workers has joined it.
+    """A worker's membership in the directory of its service.
 
     Attributes:
-        lock: The file whose lock says that this process lives; it has to stay open as long.
-        is_first: No other worker lived when this one joined.
+        lock: The locked file that shows that this process lives. It must stay open.
+        is_first: True if no other worker was alive when this one joined.
     """
 
     directory: Path
@@ -25,9 +25,9 @@ class MetricsStore:
     is_first: bool
 
     def lock_port(self) -> IO[bytes] | None:
-        """Return the lock of the one worker that listens, until it is closed; None while another worker has it.
+        """Return the lock of the one worker that listens, or None while another worker has it.
 
-        So a port that is taken although this lock was free is taken by a stranger.
+        If the lock is free but the port is taken, another program has the port.
         """
         lock = (self.directory / "port.lock").open("ab")
         try:
@@ -39,17 +39,17 @@ class MetricsStore:
 
 
 def join_store(port: int) -> MetricsStore:
-    """Share the directory of the service whose metrics are at `port`, whoever started its workers.
+    """Join the directory of the service whose metrics are at `port`, whichever process started its workers.
 
-    The first worker finds nobody there, and empties it; a worker that is started again later finds the counts of the
-    one before it. It must be called before `prometheus_client` is imported, which looks for the directory then.
+    The first worker empties it. A restarted worker finds the counters of its predecessor. Call it before
+    `prometheus_client` is imported, which then looks for the directory.
 
     Raises:
-        OSError: the directory belongs to somebody else, or can't be written.
+        OSError: The directory belongs to another user, or can't be written.
     """
     directory = Path(tempfile.gettempdir()) / f"hardened-genkit-service-metrics-{os.getuid()}-{port}"
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()  # of a link that somebody else has put there, not of what it leads to
+    found = directory.lstat()  # checks a link itself, which another user may have put there, not its target
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(errno.EACCES, "belongs to somebody else", str(directory))
     lock = (directory / "lock").open("ab")

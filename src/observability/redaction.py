@@ -1,7 +1,4 @@
-"""Removes secrets and credentials from log lines.
-
-Secrets, wherever they hide; the words of exceptions, which quote what people sent; and what a terminal would obey.
-"""
+"""Remove secrets and credentials, exception messages and terminal control characters from log lines."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,15 +13,15 @@ from structlog.typing import EventDict, WrappedLogger
 from src.errors import ServiceError
 
 HIDDEN = "***"
-# A shorter secret would blacken innocent words; no service hands out one.
+# Hiding shorter secrets would hide ordinary words. No service issues any.
 MIN_SECRET = 6
 
 _SECRET_NAME = re.compile(
     r"api[_-]?key|authorization|cookie|credential|passw|private[_-]?key|secret|^(.*[_-])?(dsn|key|token)$",
     re.IGNORECASE,
 )
-# What looks like a secret, what replaces it, and what a line in small letters has to hold for a look to be worth it.
-# Clients' text passes here, so each takes time linear in it: a test measures that.
+# Pattern of a secret, its replacement, and a text that a lower-case line must contain before the pattern is tried.
+# Clients' text is matched too, so each pattern must take linear time: a test measures that.
 _SECRET_LOOKS = [
     (hint, re.compile(pattern, re.IGNORECASE | re.ASCII), start + HIDDEN)
     for pattern, start, hints in (
@@ -45,24 +42,24 @@ _SECRET_LOOKS = [
 # Characters of one client-written string (a path, a method) in a log line, a span or an event; longer ones are cut.
 MAX_CLIENT_TEXT = 256
 CUT = "…"
-_MAX_READ = 4096  # characters of it that are searched for secrets before it is cut
+_MAX_READ = 4096  # characters that are searched for secrets before the cut
 
-# What colours text; whoever sends it can do no more than that.
+# Colour sequences, which can do nothing else.
 _COLOUR = r"\x1b\[[0-9;]*m"
-# What moves a terminal's cursor, turns text round or can't be encoded: all controls but the tab and the line feed,
+# Characters that move the cursor, reverse text or can't be encoded: all controls but tab and line feed,
 # Unicode's marks of direction, lone surrogates.
 _OBEYED = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 _COLOUR_OR_OBEYED = re.compile(f"{_COLOUR}|{_OBEYED}")
 
-# Exceptions that never quote a request: ours, and those that tell why a start failed.
+# Exceptions that never quote a request: the service's own, and those of a failed start.
 _SPEAKING = (ServiceError, OSError, ImportError)
 
 
 class Redactor:
-    """Hides secrets, by the names they are kept under and by what they look like.
+    """Hides secrets, by the names of their fields and by patterns.
 
     Args:
-        secrets: The values that this process holds itself.
+        secrets: The secret values that this process has.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -70,16 +67,16 @@ class Redactor:
         self._known = sorted(known, key=len, reverse=True)
 
     def by_name(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """A processor: the event without the values of fields that are named like secrets, nested ones included."""
+        """Processor that hides the values of fields with secret names, nested ones included."""
         exc_info = {"exc_info": event["exc_info"]} if "exc_info" in event else {}  # has to stay a tuple
         return {name: HIDDEN if _is_secret(name) else _within(value) for name, value in event.items()} | exc_info
 
     def by_value(self, _logger: WrappedLogger, _method: str, line: Any) -> str:
-        """The last processor, which gets the rendered line: it without secrets."""
+        """Processor for the rendered line that hides secret values."""
         return self.text(line)
 
     def text(self, text: str) -> str:
-        """Any text without what is, or looks like, a secret."""
+        """Return the text without known secrets and without what looks like one."""
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
@@ -101,7 +98,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _forms(secret: str) -> set[str]:
-    """The secret, and each of its lines, as they are and as JSON writes them: headers are sent without line ends."""
+    """Return the secret and each of its lines, plain and as JSON escapes. Headers are sent without line ends."""
     parts = {secret, *(line.strip() for line in secret.splitlines())}
     return {form for part in parts if len(part) >= MIN_SECRET for form in (part, _in_json(part))}
 
@@ -124,22 +121,22 @@ def _within(value: Any) -> Any:
 
 
 def client_text(text: str) -> str:
-    """A client-written string as printable text of at most 256 of its characters; `…` marks a cut one."""
+    """Return a client's string as printable text of at most 256 characters, with `…` at the end if it was cut."""
     if len(text) > MAX_CLIENT_TEXT:
         text = hide_looks(text[:_MAX_READ])[:MAX_CLIENT_TEXT] + CUT
     return visible(text)
 
 
 def visible(text: str) -> str:
-    """Escape what is not printable, so that the text stays on one line: `\\x1b`.
+    """Escape unprintable characters, such as `\x1b`, so that the text stays on one line.
 
-    A log must not be where others write lines, or to a terminal (CWE-117 and CWE-150 of cwe.mitre.org).
+    Clients must not write log lines of their own, or control a terminal (CWE-117, CWE-150).
     """
     return text if text.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def only_colours(_logger: WrappedLogger, _method: str, line: Any) -> str:
-    """A processor for coloured lines: of what a terminal obeys it leaves the colours alone."""
+    """Processor for coloured lines: of all terminal control sequences only colours remain."""
     return _COLOUR_OR_OBEYED.sub(lambda found: found[0] if len(found[0]) > 1 else _escape(found[0]), line)
 
 
@@ -148,9 +145,9 @@ def _escape(char: str) -> str:
 
 
 def quiet_traceback(error: BaseException) -> str:
-    """A traceback that names types and places, causes first, but says nothing that an exception says.
+    """Return a traceback with types and places, causes first, but without exception messages.
 
-    Messages of exceptions quote what they stumbled over: a prompt, an answer, a header.
+    Exception messages often quote a prompt, a response or a header.
     """
     parts = []
     seen: set[int] = set()

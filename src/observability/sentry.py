@@ -1,4 +1,4 @@
-"""Bugs of ours go to Sentry, without personal data; expected refusals don't."""
+"""Report bugs, but no expected failures, to Sentry, without personal data."""
 
 import random
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from src.config import Settings
 from src.grpc_hooks import UNKNOWN_OPERATION
 from src.observability.redaction import HIDDEN, Redactor
 
-# What an event is sent with; what else there is comes from a request or a process' environment.
+# Fields of an event that are sent. All others come from a request or the environment of the process.
 KEPT = frozenset(
     {
         *("event_id", "timestamp", "start_timestamp", "platform", "level", "type", "transaction", "transaction_info"),
@@ -27,14 +27,14 @@ FRAME_KEPT = frozenset({"filename", "abs_path", "function", "module", "lineno", 
 
 
 def configure_sentry(settings: Settings, dsn: str) -> None:
-    """Start Sentry's SDK; it finds frameworks and gRPC by itself. No network is touched."""
+    """Start Sentry's SDK, which finds frameworks and gRPC by itself. Does not use the network."""
     redactor = Redactor(settings.secrets)
 
     def strip(event: Event, _hint: Hint) -> Event:
         return cast(Event, stripped(cast(dict[str, Any], event), redactor))
 
     def strip_ours(event: Event, hint: Hint) -> Event | None:
-        # Its integrations, those of LLM SDKs among them, report failures that are expected here.
+        # The other integrations, such as those of LLM SDKs, report expected failures.
         is_ours = cast(dict[str, Any], event).get("tags", {}).get(MARK) == "log"
         return strip(event, hint) if is_ours else None
 
@@ -42,7 +42,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
         dsn=dsn,
         environment=settings.sentry_environment or None,
         traces_sampler=sampler(settings.sentry_traces_sample_rate),
-        trace_propagation_targets=[],  # the LLM's provider and hosts of images are strangers
+        trace_propagation_targets=[],  # don't send trace ids to the LLM's provider and image hosts
         send_default_pii=False,
         include_local_variables=False,
         include_source_context=False,
@@ -52,7 +52,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
         before_send=strip_ours,
         before_send_transaction=strip,
         integrations=[
-            # What is worth an event is known where it is logged, and says so itself.
+            # Bugs are reported explicitly, where they are logged.
             LoggingIntegration(level=None, event_level=None),
             StarletteIntegration(failed_request_status_codes=set()),
         ],
@@ -72,7 +72,7 @@ class WithoutBaggage:
 
 
 def sampler(rate: float) -> Callable[[object], float]:
-    """Decide by chance alone. The SDK would let a caller decide, by `sentry-trace`, or by the number in `baggage`."""
+    """Sample at random. The SDK would let callers decide, by `sentry-trace` or by a number in `baggage`."""
     return lambda _context: float(random.random() < rate)  # noqa: S311 - no secret
 
 
@@ -84,7 +84,7 @@ def report(error: BaseException, **tags: str) -> None:
 
 
 def stripped(event: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return the event without headers, body, query, variables, messages of exceptions and known secrets."""
+    """Return the event without headers, body, query, variables, exception messages and known secrets."""
     kept: dict[str, Any] = {name: value for name, value in event.items() if name in KEPT}
     if kept.get("transaction_info", {}).get("source") == "url":  # no route's: the client has chosen it
         kept["transaction"] = UNKNOWN_OPERATION

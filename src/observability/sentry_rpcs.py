@@ -1,6 +1,6 @@
-"""Transactions of RPCs for Sentry.
+"""Sentry transactions for RPCs.
 
-The SDK's own interceptor times unary calls alone, and breaks streams whose handlers write to their context.
+The SDK's own interceptor times unary calls only, and breaks streams whose handlers write to their context.
 """
 
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from src.grpc_hooks import UNKNOWN_OPERATION, Rpc, RpcHook
 
 
 class RpcTransactions(RpcHook):
-    """Makes a transaction of every RPC but health checks; it continues the trace of a caller that sends one."""
+    """Makes a transaction of every RPC except health checks, and continues the caller's trace."""
 
     skips_probes = True
 
@@ -26,8 +26,8 @@ class RpcTransactions(RpcHook):
         return scopes, scopes.enter_context(sentry_sdk.start_transaction(transaction))
 
     def on_end(self, token: tuple[ExitStack, Span], rpc: Rpc) -> None:
-        """Finish it with the RPC's status."""
+        """Finish the transaction with the RPC's status."""
         scopes, transaction = token
-        # Sentry's names are gRPC's but for one.
+        # Sentry uses gRPC's names, with one exception.
         transaction.set_status("internal_error" if rpc.code == "INTERNAL" else rpc.code.lower())
         scopes.close()

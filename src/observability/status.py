@@ -1,4 +1,4 @@
-"""The status page, in debug only: what one process does now, for whoever develops with it."""
+"""The debug status page: the current state of one process, for developers."""
 
 import time
 from collections import deque
@@ -35,11 +35,11 @@ class RecentCall:
 
 
 class Status:
-    """Remembers the last calls, and adds up what the parts of the service count.
+    """Remembers the last calls and adds up the counters of the service's parts.
 
     Args:
-        is_traced: Whether there are traces to name.
-        trace_url: Where one can be looked at, with `{trace_id}` in it; empty: nowhere.
+        is_traced: True if calls have trace ids.
+        trace_url: URL of a trace, with `{trace_id}`; empty for no link.
     """
 
     def __init__(self, sources: Sources, *, is_traced: bool, trace_url: str) -> None:
@@ -96,7 +96,7 @@ class Status:
         }
 
     def add_to(self, app: FastAPI) -> None:
-        """The page and its data as endpoints."""
+        """Add the page and its data as endpoints."""
 
         async def page() -> Response:
             return Response(PAGE.read_bytes(), media_type="text/html")

@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry: one span for each request, RPC and LLM call, around those of Genkit and of httpx.
+"""OpenTelemetry traces: one span per request, RPC and LLM call, around those of Genkit and httpx.
 
-Imported only when an exporter was found. Names and attributes follow OpenTelemetry's semantic conventions (http, rpc,
-gen_ai). What people sent and what the LLM said stays out of every span.
+Imported only if an exporter was found. Names and attributes follow OpenTelemetry's semantic conventions (http, rpc,
+gen_ai). No span contains callers' input or model output.
 """
 
 import os
@@ -29,26 +29,26 @@ from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
 from src.util.scope import METHODS, headers_of, route_path
 
-MAX_FLUSH_SECONDS = 2.0  # at the end, for a collector that does not answer
-MIN_FLUSH_SECONDS = 0.4  # even when the grace is over
+MAX_FLUSH_SECONDS = 2.0  # at exit, for a collector that does not answer
+MIN_FLUSH_SECONDS = 0.4  # even after the grace period
 SERVER_ERROR = 500
-# Of Genkit's attributes those that say what ran; the others hold inputs, outputs and the words of exceptions.
+# Genkit's attributes that name what ran. The others contain inputs, outputs and exception messages.
 GENKIT_KEPT = frozenset(
     f"genkit:{name}" for name in ("name", "path", "type", "state", "isRoot", "metadata:subtype", "metadata:flow:name")
 )
 ROUTES = frozenset(operation.path for operation in OPERATIONS)
-OTHER = "_OTHER"  # the conventions' name for a method that clients made up
+OTHER = "_OTHER"  # the conventions' name for an unknown method
 RPCS = frozenset(f"genkit.sample.v1.GenkitService/{operation.rpc}" for operation in OPERATIONS)
 # Codes that are the server's fault (OpenTelemetry's conventions for RPCs).
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
-    """Make the process' tracer provider, once; sampling is as the `OTEL_TRACES_SAMPLER` variables say.
+    """Create the tracer provider of the process, once. The `OTEL_TRACES_SAMPLER` variables set the sampling.
 
     Args:
-        service: The service's name, unless `OTEL_SERVICE_NAME` gives another.
-        xray_ids: Make trace ids as AWS X-Ray wants them.
+        service: The service's name, unless `OTEL_SERVICE_NAME` sets another.
+        xray_ids: Generate trace ids in the format of AWS X-Ray.
     """
     ids = None
     if xray_ids:
@@ -64,9 +64,9 @@ def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
 
 
 class OwnDecision(Sampler):
-    """Samples a caller's trace as one that begins here: the caller chooses its ids, not whether it is exported.
+    """Samples a caller's trace as if it began here: the caller chooses its ids, but not whether it is exported.
 
-    A ratio is worked out from the trace id, so it gets a random one. Spans of this process follow their parent.
+    A ratio sampler decides by the trace id, so it gets a random one. Spans of this process follow their parent.
 
     Args:
         sampler: Decides for traces that begin here.
@@ -90,12 +90,12 @@ class OwnDecision(Sampler):
         return SamplingResult(own.decision, own.attributes, parent.trace_state)
 
     def get_description(self) -> str:
-        """Return its name and that of the sampler inside."""
+        """Return its name and that of the inner sampler."""
         return f"OwnDecision{{{self._sampler.get_description()}}}"
 
 
 class _IdGetter(Getter[Any]):
-    """Reads trace ids only: OpenTelemetry parses baggage in quadratic time, and logs what it can't parse."""
+    """Reads trace ids only. OpenTelemetry parses baggage in quadratic time, and logs invalid baggage."""
 
     def __init__(self, getter: Getter[Any]) -> None:
         self._getter = getter
@@ -110,7 +110,7 @@ class _IdGetter(Getter[Any]):
 
 
 class _ReceiveOnly(TextMapPropagator):
-    """Takes the ids of a caller's trace and sends none on: the LLM's provider and hosts of images are strangers."""
+    """Accepts the ids of a caller's trace but sends none: the LLM's provider and image hosts must not get them."""
 
     def __init__(self, propagator: TextMapPropagator) -> None:
         self._propagator = propagator
@@ -128,32 +128,32 @@ class _ReceiveOnly(TextMapPropagator):
 
 
 def instrument_httpx() -> None:
-    """Have httpx make a span of each request, the SDKs' included."""
+    """Make httpx create a span for each request, also those of the SDKs."""
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
     HTTPXClientInstrumentor().instrument()
 
 
 def export_to(provider: TracerProvider, exporter: SpanExporter) -> None:
-    """Send the provider's spans there, in batches, from a thread."""
+    """Send the provider's spans to this exporter, in batches, from a thread."""
     provider.add_span_processor(BatchSpanProcessor(Quiet(exporter)))
 
 
 def flush(provider: TracerProvider, seconds_left: float) -> None:
-    """Send what is left, and stop; a collector that hangs is given up after two seconds, or when no time is left."""
+    """Send the remaining spans and stop. Gives up after two seconds, or when no time is left."""
     thread = threading.Thread(target=provider.shutdown, daemon=True)
     thread.start()
     thread.join(min(MAX_FLUSH_SECONDS, max(MIN_FLUSH_SECONDS, seconds_left)))
 
 
 class Quiet(SpanExporter):
-    """Exports spans without what people sent, and without anybody's words."""
+    """Exports spans without callers' input and without exception messages."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export copies of the spans."""
+        """Export redacted copies of the spans."""
         return self._exporter.export([quiet(span) for span in spans])
 
     def shutdown(self) -> None:
@@ -161,12 +161,12 @@ class Quiet(SpanExporter):
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is waiting."""
+        """Send the waiting spans."""
         return self._exporter.force_flush(timeout_millis)
 
 
 def quiet(span: ReadableSpan) -> ReadableSpan:
-    """The span if it has types and places only, otherwise a copy that has."""
+    """Return the span if it holds types and places only, otherwise a copy that does."""
     attributes = dict(span.attributes or {})
     quiet_attributes = _quiet_attributes(attributes)
     if quiet_attributes == attributes and not span.events and not span.status.description:
@@ -209,7 +209,7 @@ class _HeaderGetter(Getter[Scope]):
 
 
 class Traced:
-    """A server span around every request but health probes, around the whole chain."""
+    """A server span around every request except health probes, around the whole chain."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -222,7 +222,7 @@ class Traced:
             await self.app(scope, receive, send)
             return
         span = self._start(scope)
-        # A span that is not sampled still has to be there, so that those below it are not sampled either.
+        # An unsampled span must exist too, so that its children are not sampled either.
         token = context.attach(trace.set_span_in_context(span))
         try:
             if span.is_recording():
@@ -266,7 +266,7 @@ def _noting_status(span: trace.Span, send: Send) -> Send:
 
 
 class RpcTracing(RpcHook):
-    """Makes a server span of every RPC but health checks."""
+    """Makes a server span of every RPC except health checks."""
 
     skips_probes = True
 
@@ -274,7 +274,7 @@ class RpcTracing(RpcHook):
         self._tracer = trace.get_tracer("src")
 
     async def on_start(self, rpc: Rpc) -> tuple[trace.Span, ExitStack]:
-        """Start the span; the log lines of the RPC name it."""
+        """Start the span and add its ids to the log lines of the RPC."""
         name = rpc.method.removeprefix("/")
         if name not in RPCS:
             name = OTHER
@@ -290,7 +290,7 @@ class RpcTracing(RpcHook):
         return span, scopes
 
     def on_end(self, token: tuple[trace.Span, ExitStack], rpc: Rpc) -> None:
-        """End it with the RPC's status."""
+        """End the span with the RPC's status."""
         span, scopes = token
         scopes.close()
         span.set_attribute("rpc.response.status_code", rpc.code)
@@ -317,7 +317,7 @@ class LlmTracing:
     """A client span around every LLM call (semantic conventions for generative AI).
 
     Args:
-        provider: Its name in the conventions.
+        provider: The provider's name in the conventions.
         model: The provider's name of the model.
     """
 
@@ -332,7 +332,7 @@ class LlmTracing:
 
     @contextmanager
     def __call__(self, call: LlmCall) -> Iterator[None]:
-        """Encloses one call."""
+        """Trace one call, as a context manager."""
         with self._tracer.start_as_current_span(
             self._name,
             kind=SpanKind.CLIENT,

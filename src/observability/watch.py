@@ -1,6 +1,6 @@
-"""Metrics and traces where they are on, and the status page in debug.
+"""Build metrics, traces and the debug status page, if they are on.
 
-What is off is not imported, and wraps nothing.
+Parts that are off are not imported and wrap nothing.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Watch:
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
 
     def requests(self, app: ASGIApp) -> ASGIApp:
-        """`app` with every request watched."""
+        """Wrap `app` so that every request is observed."""
         for layer in self.layers:
             app = layer(app)
         return app
@@ -64,10 +64,10 @@ class Watch:
 
     @asynccontextmanager
     async def running(self, seconds_left: Callable[[], float]) -> AsyncIterator[None]:
-        """From start-up to the end of the last request; what is left of spans and reports to Sentry is sent then.
+        """Run from start-up to the end of the last request, then send the remaining spans and Sentry reports.
 
         Args:
-            seconds_left: What that may take, when asked.
+            seconds_left: Returns the time left for that.
         """
         try:
             if self.metrics is None:

@@ -10,19 +10,19 @@ from src.connection import provider_client
 from src.providers.one_model import OneModel
 from src.util.late_imports import imported_late
 
-# The plugin offers Vertex AI's evaluators and Gemini's agents too, which are most of what importing it takes.
+# The plugin also imports Vertex AI's evaluators and Gemini's agents, which take most of its import time.
 with imported_late("genkit_google_genai.evaluators", "google.genai.interactions"):
     from genkit_google_genai import GoogleAI
     from google.genai.types import HttpOptionsDict
 
 
 def config(max_output_tokens: int) -> ModelConfig:
-    """The limits that go with every call."""
+    """Return the limits for every call."""
     return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:
-    """The plugin that resolves `googleai/<name>`."""
+    """Return the plugin that resolves `googleai/<name>`."""
     key = settings.gemini_api_key
     return OneModel(
         GoogleAI(
@@ -34,9 +34,9 @@ def plugin(settings: Settings) -> Plugin:
 
 
 def _http_options(settings: Settings) -> HttpOptionsDict:
-    """With a client of ours, which the SDK also prefers to aiohttp, should that ever be installed."""
+    """Make the SDK use the service's own httpx client, which it also prefers to aiohttp if that is installed."""
     options: dict[str, Any] = {
         "timeout": settings.llm_timeout,
         "httpx_async_client": provider_client(settings),
     }
-    return cast("HttpOptionsDict", options)  # the SDK knows the key, its type does not
+    return cast("HttpOptionsDict", options)  # the SDK supports the key, its type does not

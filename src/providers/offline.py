@@ -1,6 +1,6 @@
-"""The embedded model: no network, no key, and the same answer to the same request. A demo, not an intelligence.
+"""The embedded demo model: no network, no key, and the same response to the same request.
 
-It honours what a flow may ask of a model: an output schema, a system prompt, tools, streaming and images.
+It supports an output schema, a system prompt, tools, streaming and images.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from genkit.plugin_api import ModelConfig
 
 from src.config import OFFLINE_MODEL
 
-CHUNK_DELAY = 0.02  # seconds between chunks, so that a person sees the answer stream
+CHUNK_DELAY = 0.02  # seconds between chunks, so that streaming is visible
 WORDS_PER_CHUNK = 3
 QUOTED_CHARS = 80
 
@@ -38,12 +38,12 @@ Schema = Mapping[str, Any]
 
 
 def config(max_output_tokens: int) -> ModelConfig:
-    """The limits that go with every call. No answer here is near them."""
+    """Return the limits for every call. The demo's responses are far below them."""
     return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def register(ai: Genkit) -> None:
-    """Make `offline/demo` known to Genkit."""
+    """Register `offline/demo` with Genkit."""
     supports = Supports(multiturn=True, media=True, tools=True, system_role=True, output=["text", "json"])
     ai.define_model(name=OFFLINE_MODEL, fn=_answer, info=ModelInfo(label="Offline demo", supports=supports))
 
@@ -98,13 +98,13 @@ def _parts(request: ModelRequest[Any], *roles: str) -> list[Part]:
 
 
 def _last_words(request: ModelRequest[Any]) -> str:
-    """The user's last text, which is where a caller's own text stands."""
+    """Return the user's last text, which is the caller's own."""
     texts = [part.text for part in _parts(request, "user") if part.text]
     return texts[-1] if texts else ""
 
 
 def _quote(text: str) -> str:
-    """The text on one short line."""
+    """Return the text on one short line."""
     line = " ".join(text.split())
     return line if len(line) <= QUOTED_CHARS else line[:QUOTED_CHARS].rstrip() + "…"
 
@@ -131,11 +131,11 @@ def _tool_answers(request: ModelRequest[Any]) -> list[str]:
 
 
 class Instance:
-    """The smallest sensible value that fits a JSON schema, as pydantic writes them.
+    """Builds the smallest sensible value that matches a JSON schema, as pydantic writes them.
 
     Args:
         schema: The root, whose `$defs` its references point into.
-        text: What the strings are made of.
+        text: The content of strings.
     """
 
     def __init__(self, schema: Schema, text: str) -> None:
@@ -143,7 +143,7 @@ class Instance:
         self._text = text
 
     def value(self) -> Any:
-        """The value for the root schema."""
+        """Return the value for the root schema."""
         return self._of(self._root, "value")
 
     def _of(self, schema: Schema, name: str) -> Any:

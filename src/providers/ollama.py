@@ -17,17 +17,17 @@ from src.providers.one_model import OneModel
 
 
 def config(max_output_tokens: int) -> ModelConfig:
-    """The limits that go with every call."""
+    """Return the limits for every call."""
     return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:
-    """The plugin that resolves `ollama/<name>`."""
+    """Return the plugin that resolves `ollama/<name>`."""
     return OneModel(_Ollama(settings))
 
 
 class _Ollama(Ollama):
-    """The plugin over connections of ours: it has no option for them."""
+    """The plugin with the service's own HTTP client, for which it has no option."""
 
     def __init__(self, settings: Settings) -> None:
         self._connections = configure_httpx_defaults(settings)
@@ -43,10 +43,10 @@ class _Ollama(Ollama):
 
 
 class _Client(ollama.AsyncClient):
-    """Notices answers that end early, which the plugin takes for whole ones."""
+    """Detects truncated responses, which the plugin would treat as complete."""
 
     async def chat(self, *arguments: Any, **options: Any) -> Any:
-        """As the SDK's. Raises ValueError, at once or from the stream, for an answer without its end."""
+        """Call the SDK's `chat`. Raises ValueError, at once or from the stream, for a response without its end."""
         answer: Any = await super().chat(*arguments, **options)
         if options.get("stream"):
             return _checked_stream(answer)
@@ -70,7 +70,7 @@ def _check_end(last: ollama.ChatResponse | None) -> None:
 
 
 async def _check_status(response: httpx.Response) -> None:
-    """Raise the SDK's error for a failure with any body: the SDK itself stumbles over JSON that is no object."""
+    """Raise the SDK's error for a failure with any body. The SDK itself fails on JSON that is not an object."""
     if response.is_error:
         await response.aread()
         raise ollama.ResponseError(json.dumps({"error": response.text}), response.status_code)

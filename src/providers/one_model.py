@@ -1,4 +1,4 @@
-"""The one model of a provider that this service calls."""
+"""A provider's plugin, reduced to resolving models by name."""
 
 from genkit import Action, ActionKind, Plugin
 from genkit.plugin_api import ActionMetadata
@@ -7,9 +7,9 @@ from genkit.plugin_api import ActionMetadata
 class OneModel(Plugin):
     """Offers models of a provider's plugin without its start-up.
 
-    A plugin's `init` may list the provider's catalogue over the network, and Genkit remembers its first outcome,
-    failure and cancellation included, for the life of the process. Resolving a model by name needs none of it, so
-    a provider that is down at start-up is simply used once it is up.
+    A plugin's `init` may list the provider's catalogue over the network. Genkit caches the first result for the life of
+    the process, also a failure or a cancellation. Resolving a model by name needs no `init`. So the service can start
+    while the provider is down, and uses it once it is up.
     """
 
     def __init__(self, plugin: Plugin) -> None:
@@ -17,13 +17,13 @@ class OneModel(Plugin):
         self._plugin = plugin
 
     async def init(self) -> list[Action]:
-        """Nothing to do, nothing to fail."""
+        """Do nothing."""
         return []
 
     async def resolve(self, action_type: ActionKind, name: str) -> Action | None:
-        """The provider's model of that name, or None."""
+        """Return the provider's model of that name, or None."""
         return await self._plugin.resolve(action_type, name)
 
     async def list_actions(self) -> list[ActionMetadata]:
-        """No catalogue."""
+        """Return an empty catalogue."""
         return []

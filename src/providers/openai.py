@@ -1,4 +1,4 @@
-"""OpenAI, and any server that speaks its chat completions API (vLLM, LiteLLM, llama.cpp, ...)."""
+"""OpenAI, and any server with its chat completions API (vLLM, LiteLLM, llama.cpp, ...)."""
 
 from genkit import Plugin
 from genkit_openai import OpenAI
@@ -10,16 +10,16 @@ from src.providers.one_model import OneModel
 
 
 def config(max_output_tokens: int) -> OpenAIConfig:
-    """The limits that go with every call. The plugin spells it `max_completion_tokens` for models that want that."""
+    """Return the limits for every call. The plugin sends `max_completion_tokens` to models that require it."""
     return OpenAIConfig(max_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:
-    """The plugin that resolves `openai/<name>`. Calls are not retried: the caller decides about that."""
+    """Return the plugin that resolves `openai/<name>`. It does not retry: that is the caller's decision."""
     key = settings.openai_api_key
     return OneModel(
         OpenAI(
-            api_key=key.get_secret_value() if key else "none",  # the client insists on one, local servers don't
+            api_key=key.get_secret_value() if key else "none",  # the client requires a key, local servers don't
             base_url=settings.openai_base_url,
             http_client=provider_client(settings),
             max_retries=0,

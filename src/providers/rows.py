@@ -1,4 +1,4 @@
-"""The providers of models. A new one is a row here, and a module beside this one that makes its plugin."""
+"""The model providers. To add one, add a row here and a module beside this one that builds its plugin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ class Provider:
     """One provider.
 
     Attributes:
-        name: The part of MODEL before the slash, and the module in this package.
-        telemetry_name: Its name in spans (`gen_ai.provider.name` in the conventions of OpenTelemetry).
-        extra: The extra of this project that installs `package`; empty: no extra is needed.
-        package: What its module imports.
-        needs: Fields of the settings, of which one has to be set.
-        missing: What the settings lack if none of these is set.
+        name: The part of MODEL before the slash, and the module's name in this package.
+        telemetry_name: Its name in spans (`gen_ai.provider.name` in OpenTelemetry's conventions).
+        extra: This project's extra that installs `package`; empty if none is needed.
+        package: The package that its module imports.
+        needs: Settings of which at least one must be set.
+        missing: Description of the missing setting, for the error message.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Providers' responses, in a spelling that every SDK reads.
+"""Rewrites providers' responses into a form that every SDK can read.
 
-The SDKs split streams by httpx' `aiter_lines`, which also splits at characters that may stand in a JSON string, and
-know only the shortest form of server-sent events. The escape of a lone surrogate makes them refuse the whole response.
-Genkit does not read why Gemini blocked a prompt.
+The SDKs split streams with httpx's `aiter_lines`, which also splits at characters that may be inside a JSON string, and
+support only the simplest form of server-sent events. They reject a whole response that has an escaped lone surrogate.
+Genkit does not read the reason why Gemini blocked a prompt.
 """
 
 import json
@@ -17,18 +17,18 @@ from src.util.text import replace_lone_escapes
 
 MAX_EVENT = 4 * 1024 * 1024  # bytes of one line or event
 
-# What `str.splitlines` splits at beside CR and LF (which no JSON string holds), as UTF-8 in Latin-1's characters.
+# Line ends of `str.splitlines` beside CR and LF (never in a JSON string): UTF-8 bytes as Latin-1 characters.
 _SEPARATOR = re.compile("\xe2\x80\xa8|\xe2\x80\xa9|\xc2\x85|[\x0b\x0c\x1c-\x1e]")
 _LINE_END = re.compile("\r\n|\r|\n")
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"  # likewise; a stream of events may begin with one
 
 
 async def respell(response: httpx.Response) -> None:
-    """A response hook for `httpx.AsyncClient`."""
+    """Rewrite a response, as a hook of `httpx.AsyncClient`."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     spell = _SPELLINGS.get(media_type)
     if spell is not None and "content-encoding" not in response.headers:
-        # Its length changes, and nothing needs it after the head was read.
+        # The body's length changes, and nothing reads the header from here on.
         response.stream = _Respelled(cast("httpx.AsyncByteStream", response.stream), spell)
 
 
@@ -38,8 +38,8 @@ class _Respelled(httpx.AsyncByteStream):
         self._pieces = self._respelled(spell())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        # OpenAI's SDK begins to iterate anew for what comes after the last event. httpcore would then read a connection
-        # that has ended again and again, without letting anything else run.
+        # OpenAI's SDK starts to iterate again after the last event. httpcore would then read the ended connection
+        # in a loop, without yielding to the event loop.
         return self._pieces
 
     async def _respelled(self, spell: "_Document | _Lines") -> AsyncIterator[bytes]:
@@ -68,10 +68,10 @@ class _Document:
 
 
 class _Lines:
-    """JSON documents, one a line."""
+    """JSON documents, one per line."""
 
     def __init__(self) -> None:
-        self._waiting: list[bytes] = []  # of a line whose end has not come
+        self._waiting: list[bytes] = []  # of an incomplete line
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterable[bytes]:
@@ -100,7 +100,7 @@ class _Lines:
 
 
 class _Events(_Lines):
-    """Server-sent events (WHATWG HTML, 9.2.6): only their data is passed on, each as one line."""
+    """Server-sent events (WHATWG HTML, 9.2.6). Only their data is passed on, one line each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Events(_Lines):
         self._is_first = True
 
     def end(self) -> Iterable[bytes]:
-        # An event that its blank line does not end is dropped, as the standard says: it may be half of one.
+        # An event without its final blank line is dropped, as the standard requires: it may be incomplete.
         return self._line("") if b"".join(self._waiting) == b"\r" else ()
 
     def _line(self, line: str) -> Iterable[bytes]:
@@ -131,7 +131,7 @@ def _spelled(document: str) -> bytes:
 
 
 def _with_reason(document: bytes) -> bytes:
-    """Add a candidate to Gemini's response to a prompt that it blocks: Genkit reads reasons from candidates alone."""
+    """Add a candidate to Gemini's response to a blocked prompt: Genkit reads reasons from candidates only."""
     if b'"promptFeedback"' not in document:
         return document
     with suppress(ValueError, RecursionError):
