@@ -1,4 +1,4 @@
-"""Start-up: the Genkit instance for the chosen model, and the telemetry of the platform that this runs on.
+"""Build the Genkit instance for the chosen model, and set up telemetry for the platform.
 
 Only what was chosen or found is imported.
 """
@@ -27,9 +27,9 @@ SERVICE = "hardened-genkit-service"
 
 
 def build_genkit(settings: Settings) -> "Genkit":
-    """Genkit with the settings' model as its default. No network is touched before the first call.
+    """Return Genkit with the settings' model as its default. Does not use the network.
 
-    Logging has to be configured before, and Genkit closed: it logs, and sets up structlog, when it is constructed.
+    Configure logging and call `close_genkit` before: when Genkit is constructed, it logs and sets up structlog.
     """
     provider = PROVIDERS[settings.model_provider]
     from genkit import Genkit
@@ -46,9 +46,9 @@ def build_genkit(settings: Settings) -> "Genkit":
 
 
 def close_genkit(settings: Settings) -> None:
-    """Keep Genkit's doors shut: its developer UI would open a port, its tracer keeps prompts in spans.
+    """Disable Genkit's developer UI, which opens a port, outside debug, and its tracer if telemetry is off.
 
-    It reads the environment for them, when it is imported at the latest.
+    Must run before `genkit` is imported, because Genkit reads the environment then.
     """
     if not settings.debug:
         os.environ["GENKIT_ENV"] = "prod"
@@ -58,14 +58,14 @@ def close_genkit(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A place that telemetry can go to.
+    """A backend for traces.
 
     Attributes:
-        signal: The environment variable that tells of it.
-        extra: Of this package, which brings what it needs.
-        module: What is importable where the extra is installed.
+        signal: The environment variable that shows its presence.
+        extra: The extra of this package that it needs.
+        module: A module that can be imported if the extra is installed.
         exporter: The name of its function in `src.observability.exporters`.
-        asks_network: Whether making the exporter does, and so must not be waited for.
+        asks_network: True if creating the exporter uses the network, so that it must not block the start.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Platform:
 
 _GOOGLE = ("gcp", "opentelemetry.exporter.cloud_trace", "google_cloud", True)
 
-# A collector that was named wins over what the platform suggests; beyond that the first that is found does.
+# A named collector comes before the platform's own backend. Otherwise the first found is used.
 PLATFORMS = (
     Platform(
         "OTLP collector",
@@ -92,20 +92,21 @@ PLATFORMS = (
     Platform("AWS ECS or App Runner", "AWS_EXECUTION_ENV", "aws", "opentelemetry.propagators.aws", "aws"),
     Platform("Azure Container Apps", "CONTAINER_APP_NAME", "azure", "azure.monitor.opentelemetry.exporter", "azure"),
 )
-# The project's name is in many environments that want no telemetry: it counts only where that was asked for.
+# Many environments set the project without wanting telemetry, so it is used only on request.
 GOOGLE_PROJECT = Platform("Google Cloud", "GOOGLE_CLOUD_PROJECT", *_GOOGLE)
 
 
 def find_platforms(settings: Settings, environment: Mapping[str, str]) -> list[Platform]:
-    """The platforms that the environment tells of, the one to be used first."""
+    """Return the platforms that the environment names, the one to use first."""
     candidates = (*PLATFORMS, GOOGLE_PROJECT) if settings.genkit_telemetry_gcp else PLATFORMS
     return [platform for platform in candidates if environment.get(platform.signal)]
 
 
 def start_telemetry(settings: Settings) -> "TracerProvider | None":
-    """Turn on tracing where the environment tells of a place for traces, and say in one line of the log what was done.
+    """Turn on tracing if the environment names a backend, and log the result in one line.
 
-    It never waits for the network and never raises. None: there are no traces, and nothing was imported for them.
+    Never waits for the network and never raises. Returns None if there are no traces; then nothing was imported for
+    them.
     """
     if settings.genkit_telemetry_disabled:
         log.info("telemetry", state="off: GENKIT_TELEMETRY_DISABLED")
@@ -147,7 +148,7 @@ def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
 
 
 def _export_later(provider: "TracerProvider", platform: Platform) -> None:
-    """In a thread, because credentials come over the network: spans that end before are not exported."""
+    """Create the exporter in a thread, because it gets credentials over the network. Earlier spans are not exported."""
     from src.observability import exporters
     from src.observability.traces import export_to
 
@@ -160,5 +161,5 @@ def _export_later(provider: "TracerProvider", platform: Platform) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent of it is missing
+    except ModuleNotFoundError:  # a parent package is missing
         return False

@@ -1,6 +1,6 @@
-"""The factory for ASGI servers: `granian --interface asgi --factory src.asgi:create_app`, and likewise under any other.
+"""The app factory for ASGI servers, for example `granian --interface asgi --factory src.asgi:create_app`.
 
-The settings come first, so that a wrong one is told before anything that takes long is imported.
+The settings are read first, so that an invalid one is reported before slow imports.
 """
 
 import gc
@@ -35,13 +35,13 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
             log.warning("The env file does not exist", path=str(missing))
         close_genkit(settings)
         with _collecting_nothing():
-            with imported_late("opentelemetry.instrumentation.logging"):  # Genkit's, for its developer UI
+            with imported_late("opentelemetry.instrumentation.logging"):  # only for Genkit's developer UI
                 from src.service import build_app
 
             return build_app(settings, listens_as_set=listens_as_set)
     except ConfigError as error:
         exit_with(str(error))
-    except Exception:  # not every server logs it, and none that is loading the app does so in the log's format
+    except Exception:  # not every server logs it, and none in the log's format while it loads the app
         log.critical("can't start", exc_info=True)
         sys.exit(1)
 
@@ -53,9 +53,9 @@ def create_app_at_port() -> ASGIApp:
 
 @contextmanager
 def _collecting_nothing() -> Iterator[None]:
-    """Leaves out the collector of garbage: of what is imported all stays, and it would look at it again and again.
+    """Disable garbage collection during imports, which only allocate long-lived objects.
 
-    What the first app of a process has made is not looked at later either.
+    Afterwards the survivors of the first start in a process are frozen, so that no collection visits them again.
     """
     was_enabled = gc.isenabled()
     gc.disable()

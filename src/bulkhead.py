@@ -1,4 +1,4 @@
-"""A bulkhead: so many at once, a few waiting, the others refused (M. Nygard, Release It!, 2nd ed., ch. 5)."""
+"""A bulkhead: limits concurrency, queues some callers, refuses the rest (M. Nygard, Release It!, 2nd ed., ch. 5)."""
 
 import asyncio
 from collections import Counter
@@ -13,20 +13,20 @@ CLIENT_SHARE = 0.25
 
 
 def places_of_share(size: int, share: float) -> int:
-    """Return the number of places that one client may hold: its share of them, at least one."""
+    """Return the number of places for one client: its share, rounded down, at least one."""
     return max(1, min(size, int(size * share + 1e-9)))
 
 
 class Bulkhead:
-    """Bounds what is in progress at once, so that something slow cannot fill memory, and what one client has of it.
+    """Limits concurrent calls, in total and per client, so that slow calls can't fill the memory.
 
-    As many as may be in progress may wait, in order of arrival, for at most `queue_seconds`. A client's calls count
-    from when they begin to wait.
+    As many calls may wait as may run, in order of arrival, for at most `queue_seconds`. Waiting calls count for their
+    client.
 
     Args:
-        size: Places.
-        per_client: Calls that one client may have in progress and waiting; a quarter of the places when not given.
-        queue_seconds: How long one waits for a place.
+        size: Maximum concurrent calls.
+        per_client: Maximum calls of one client, running and waiting; a quarter of `size` if not given.
+        queue_seconds: Maximum time to wait for a place.
     """
 
     def __init__(self, size: int, *, per_client: int | None = None, queue_seconds: float = QUEUE_SECONDS) -> None:
@@ -35,15 +35,15 @@ class Bulkhead:
         self._per_client = per_client or places_of_share(size, CLIENT_SHARE)
         self._queue_seconds = queue_seconds
         self._waiting = 0
-        self._clients: Counter[str] = Counter()  # only those that have a call here
+        self._clients: Counter[str] = Counter()  # only clients with calls
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Holds a place for the current caller.
+        """Hold a place for the current caller.
 
         Raises:
-            ShareExceeded: at once where the caller has all that one client may have.
-            Overloaded: at once where too many wait, or when the wait was in vain.
+            ShareExceeded: At once, if the caller has the maximum of one client.
+            Overloaded: At once, if too many callers wait; otherwise after the maximum wait.
         """
         client = current_caller().share_key
         if self._clients[client] >= self._per_client:

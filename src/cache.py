@@ -1,4 +1,4 @@
-"""The response cache: bounded in time, number and bytes, and one call for all who ask the same at once."""
+"""The response cache: limited in age, number and bytes, with one call for concurrent equal requests."""
 
 import asyncio
 import sys
@@ -13,16 +13,16 @@ from src.errors import ServiceError
 
 V = TypeVar("V")
 
-ENTRY_BYTES = 512  # of one entry beside its value: the key, and its places in two dictionaries
-MAX_ENTRY_SHARE = 16  # a value larger than this part of all bytes is not worth what it would drive out
-MAX_JOINS = 2  # of flights that end for what concerns only the caller who began them
-EXPIRED_AT_ONCE = 16  # entries that a new one clears away at most, so that none waits for a thousand
-SWEPT_AT_ONCE = 256  # while nobody waits for it
+ENTRY_BYTES = 512  # per entry, beside its value: the key and two dictionary slots
+MAX_ENTRY_SHARE = 16  # a value above this part of all bytes would evict too many others
+MAX_JOINS = 2  # of calls that fail for reasons of the caller who started them
+EXPIRED_AT_ONCE = 16  # maximum expired entries that adding one removes, so that no caller waits for thousands
+SWEPT_AT_ONCE = 256  # per sweep, which no caller waits for
 SWEEP_SECONDS = 0.05  # between two parts of a sweep
 
 
 class CacheUse(StrEnum):
-    """The use of the cache for a result, in the terms of `Cache-Status` (RFC 9211)."""
+    """How the cache was used for a result, in the terms of `Cache-Status` (RFC 9211)."""
 
     HIT = "hit"
     MISS = "fwd=miss"
@@ -31,11 +31,11 @@ class CacheUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counts since the process started, and the present size.
+    """Counts since the process started, and the current size.
 
     Attributes:
-        shared: Callers that joined a call already in flight.
-        bytes: Of all entries together.
+        shared: Callers that joined a call in flight.
+        bytes: Size of all entries together.
     """
 
     hits: int
@@ -47,7 +47,7 @@ class CacheStats:
 
 @dataclass(slots=True)
 class _Entry(Generic[V]):
-    """A value, when it is no longer good, and its size in bytes."""
+    """A value, its expiry time and its size in bytes."""
 
     value: V
     good_until: float
@@ -56,26 +56,26 @@ class _Entry(Generic[V]):
 
 @dataclass(slots=True)
 class _Flight(Generic[V]):
-    """A call under way, and how many wait for it."""
+    """A call in flight, and the number of callers that wait for it."""
 
     task: asyncio.Task[V]
     waiting: int = 0
 
 
 class FlowCache(Generic[V]):
-    """Results by key: TTL, LRU, and single flight.
+    """Caches results by key, with TTL, LRU eviction and single flight.
 
-    All callers of one key get the same object, so values have to be immutable; None is no value. Failures are shared
-    by those who wait for them, and never kept.
+    All callers with the same key get the same object, so values must be immutable. None can't be a value. Callers who
+    wait for a call share its failure; failures are not cached.
 
-    A flight belongs to the caller who began it, even when that one has left: it holds a part of that caller's share of
-    the pools. A failure that concerns that caller alone is not shared: those who joined begin anew in their own name.
+    A call belongs to the caller who started it, even after that caller has disconnected: it counts for that caller's
+    share of the pools. If it fails because of that caller's limits, the others start a new call in their own name.
 
     Args:
-        ttl: Seconds that a result is good for, from the end of the call that made it.
-        max_size: Results kept at most; beyond it the least recently used goes.
-        max_bytes: Bytes of all results at most; beyond them the least recently used go.
-        size_of: Bytes that a value takes.
+        ttl: Cache lifetime in seconds, from the end of the call.
+        max_size: Maximum number of results; beyond it the least recently used is removed.
+        max_bytes: Maximum bytes of all results; beyond it the least recently used are removed.
+        size_of: Returns the bytes that a value takes.
         clock: Monotonic seconds.
     """
 
@@ -101,11 +101,11 @@ class FlowCache(Generic[V]):
         self._hits = self._misses = self._shared = 0
 
     def stats(self) -> CacheStats:
-        """A snapshot, for metrics."""
+        """Return a snapshot, for metrics."""
         return CacheStats(self._hits, self._misses, self._shared, len(self._entries), self._bytes)
 
     def kept(self, key: str) -> V | None:
-        """The result kept under `key`, if it is still good."""
+        """Return the cached result, or None if there is none or it has expired."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -119,12 +119,12 @@ class FlowCache(Generic[V]):
     async def get(
         self, key: str, call: Callable[[], Awaitable[V]], on_use: Callable[[CacheUse], None] = lambda _: None
     ) -> V:
-        """The result kept under `key`, else that of `call`, which is made once for all who wait for it.
+        """Return the cached result, otherwise that of `call`, which all concurrent callers with this key share.
 
-        A caller who is cancelled leaves the others their call; when the last one has left, it is cancelled too.
+        A cancelled caller does not cancel the call for the others. When the last one is cancelled, so is the call.
 
         Args:
-            on_use: Called with how the result is had, before any wait.
+            on_use: Called before any wait, with how the cache is used.
         """
         value = self.kept(key)
         if value is not None:
@@ -159,7 +159,7 @@ class FlowCache(Generic[V]):
                 await self._abandon(key, flight)
 
     def resized(self, key: str, value: V) -> None:
-        """Count a value anew whose size has changed since it was kept; nothing where it no longer is."""
+        """Update the size of a cached value that has grown. Does nothing if the value is no longer cached."""
         entry = self._entries.get(key)
         if entry is not None and entry.value is value:
             size = self._size_of(value) + ENTRY_BYTES
@@ -173,13 +173,13 @@ class FlowCache(Generic[V]):
             self._keep(key, value)
             return value
         finally:
-            # An abandoned flight is out of the table already, and another one may have taken its place.
+            # An abandoned flight has left the table, and another one may have its key.
             flight = self._flights.get(key)
             if flight is not None and flight.task is asyncio.current_task():
                 del self._flights[key]
 
     async def _abandon(self, key: str, flight: _Flight[V]) -> None:
-        """Cancel a call that nobody waits for, and see it end."""
+        """Cancel a call that nobody waits for, and wait for its end."""
         if self._flights.get(key) is flight:
             del self._flights[key]
         flight.task.cancel()
@@ -197,7 +197,7 @@ class FlowCache(Generic[V]):
             self._sweep = asyncio.get_running_loop().call_later(self._ttl, self._sweep_up)
 
     def _shrink(self, key: str) -> None:
-        """Keep within the bounds, after the entry under `key` was added or has grown."""
+        """Evict entries until the limits hold, after the entry under `key` was added or has grown."""
         if self._entries[key].size > self._max_bytes // MAX_ENTRY_SHARE:
             self._drop(key)
         while len(self._entries) > self._max_size or self._bytes > self._max_bytes:
@@ -218,7 +218,7 @@ class FlowCache(Generic[V]):
             self._drop(oldest)
 
     def _sweep_up(self) -> None:
-        """Let what has expired go although no new entries come, a part at a time."""
+        """Remove expired entries in small parts, also if no new entries arrive."""
         self._sweep = None
         self._drop_expired(SWEPT_AT_ONCE)
         if not self._ages:

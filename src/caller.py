@@ -1,6 +1,6 @@
-"""The caller of a request: set where a request is counted, read by whatever has to be fair to others.
+"""The caller of a request, set by the rate limit and read by everything that limits per caller.
 
-It travels beside the input, in a context variable. Tasks that a request starts inherit it.
+It is in a context variable, which tasks of the request inherit.
 """
 
 from contextvars import ContextVar
@@ -10,22 +10,21 @@ from ipaddress import IPv6Address
 from src.util.client_address import UNKNOWN, parse_address
 from src.util.rate import Rate
 
-# Prefix lengths of the networks that count as one client each, and how many times the rate of a single one they have.
+# Prefix lengths of the networks that have a bucket, and the multiple of a single client's rate that each gets.
 IPV6_NETWORKS = {64: 1, 56: 4, 48: 16}
 SHARE_PREFIX = 48
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One caller and the limits that belong to it.
+    """A caller and its limits.
 
     Attributes:
-        id: The client's address; of an IPv6 address its /64, which one host has to itself (RFC 6177).
-        share_key: Who holds places of shared pools, and has one say about the circuit: the id, but of an IPv6 address
-            its /48. Providers hand those out to single customers, so with shares by /64 four of the 65,536 that such a
-            customer owns would fill any pool.
-        scope: Of cached answers: callers share them within one. All who are known by their address alone have the same.
-        buckets: The keys that each request takes a token from, with their rates.
+        id: The client's address; for IPv6 its /64, which one host has to itself (RFC 6177).
+        share_key: The key for shares of pools and for votes on the circuit: the id, but for IPv6 the /48. One customer
+            may own a whole /48, so with shares per /64 four of its 65,536 networks could fill any pool.
+        scope: Callers with the same scope share cached results. Callers known by address only all have the same.
+        buckets: The token buckets of each request, with their rates.
     """
 
     id: str
@@ -40,17 +39,17 @@ _caller: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 def current_caller() -> Caller:
-    """The caller of the request that this task works for; all whose request was not counted are one."""
+    """Return the caller of the current task. Requests that were not counted all have the same."""
     return _caller.get()
 
 
 def set_caller(caller: Caller) -> None:
-    """Make it the caller of this task, which serves no other: there is nothing to reset."""
+    """Set the caller of the current task. The task serves no other request, so there is no reset."""
     _caller.set(caller)
 
 
 def caller_at(address: str, rate: Rate) -> Caller:
-    """The caller who is known by this address alone, and may ask at this rate."""
+    """Return a caller known by address only, with this rate."""
     parsed = parse_address(address)
     if not isinstance(parsed, IPv6Address):
         return Caller(address, address, buckets=((address, rate),))
@@ -61,7 +60,7 @@ def caller_at(address: str, rate: Rate) -> Caller:
 
 
 def share_key_at(address: str) -> str:
-    """The share key of the caller who is known by this address alone."""
+    """Return the share key of a caller known by address only."""
     parsed = parse_address(address)
     return _network(parsed, SHARE_PREFIX) if isinstance(parsed, IPv6Address) else address
 

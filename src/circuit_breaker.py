@@ -5,11 +5,11 @@
       └──────────── its probe succeeds ──────┼───────────────────────────────────────┤
                                              └───────────── its probe fails ─────────┘
 
-Callers' content can make a call fail as well as an outage can. What content can cause counts once for each caller until
-the next success, so nobody opens the circuit alone, and nobody keeps it open: who has probed leaves the next probe to
-others who wait.
+A call can fail because of an outage, or because of the caller's content. Failures that content can cause count once per
+caller until the next success, so no caller can open the circuit alone. No caller can keep it open alone either: after a
+caller's probe, others who wait get the next one.
 
-Nothing in here awaits, so on one event loop every step is atomic and no lock is needed.
+No method awaits, so on one event loop every step is atomic and no lock is needed.
 """
 
 import time
@@ -21,8 +21,8 @@ from enum import StrEnum
 
 from src.errors import CircuitOpen, ContentBlocked, ModelFailed, TimedOut
 
-MAX_UPSTREAM_WAIT = 300.0  # seconds that a provider's own Retry-After may lengthen an opening to
-MAX_TURNS = 1024  # callers whose probes are remembered while the circuit is not closed
+MAX_UPSTREAM_WAIT = 300.0  # maximum seconds that a provider's Retry-After keeps the circuit open
+MAX_TURNS = 1024  # remembered callers' turns while the circuit is not closed
 
 
 class State(StrEnum):
@@ -38,9 +38,9 @@ class BreakerStats:
     """Counts since the process started.
 
     Attributes:
-        failures: In a row, up to now.
-        opened: How often the circuit opened, a failed probe included.
-        refused: Calls refused without being made.
+        failures: Current failures in a row.
+        opened: Number of times that the circuit opened, failed probes included.
+        refused: Number of refused calls.
     """
 
     state: State
@@ -50,20 +50,21 @@ class BreakerStats:
 
 
 class CircuitBreaker:
-    """Refuses calls while the LLM fails, and finds out with one call at a time when it works again.
+    """Refuses calls while the LLM fails, and tests with one call at a time whether it works again.
 
-    Only failures of the LLM count (`ModelFailed`, `TimedOut`), once for each caller where content can cause them
-    (`by_content`); a refusal to answer (`ContentBlocked`) shows that it works. A call that ends in any other way, by
-    cancellation above all, says nothing: if it was the probe, the next call is.
+    Only failures of the LLM count (`ModelFailed`, `TimedOut`), once per caller if content can cause them
+    (`by_content`). A refused content (`ContentBlocked`) shows that the LLM works. Any other end of a call, such as a
+    cancellation, shows nothing: if it was the probe, the next call becomes the probe.
 
-    A caller's turn to probe lasts for one recovery time. If others were refused in it, the next one is theirs alone.
+    A caller's turn to probe lasts for one recovery time. If others were refused during it, the next turn is for them
+    only.
 
     Args:
-        failure_threshold: Failures in a row that open the circuit. Those by content have to come from two callers at
-            least, even where this is 1.
-        recovery_timeout: Seconds until an open circuit lets a probe through, and that a probe has before another
-            may try: one that hangs must not keep the circuit from closing. The first that succeeds closes it, however
-            long it took.
+        failure_threshold: Failures in a row that open the circuit. Failures by content must come from at least two
+            callers, even if this is 1.
+        recovery_timeout: Seconds until an open circuit lets a probe through. A probe has the same time before another
+            may start, so that a hanging one does not keep the circuit open. The first success closes it, however long
+            it took.
         clock: Monotonic seconds.
     """
 
@@ -74,25 +75,25 @@ class CircuitBreaker:
         self._recovery = recovery_timeout
         self._clock = clock
         self._failures = 0
-        # Callers whose content failed since the last success or opening; as many as the threshold empty it.
+        # Callers whose content failed since the last success or opening.
         self._blamed: set[str] = set()
         self._opened = 0
         self._refused = 0
         self._open_until: float | None = None  # None: closed
-        # Every opening and every closing begins a generation; a call counts only in that in which it began.
+        # Every opening and closing starts a generation. A call counts only in the generation in which it began.
         self._generation = 0
-        self._probe = 0  # the latest one's number
-        self._probe_until: float | None = None  # None: no probe is out that others wait for
+        self._probe = 0  # number of the latest probe
+        self._probe_until: float | None = None  # None: no probe is in flight that others wait for
         self._turns: OrderedDict[str, _Turn] = OrderedDict()  # by caller, oldest first; empty while closed
-        self._turn: _Turn | None = None  # the latest one
+        self._turn: _Turn | None = None  # the latest turn
 
     def stats(self) -> BreakerStats:
-        """A snapshot, for metrics."""
+        """Return a snapshot, for metrics."""
         return BreakerStats(self.state, self._failures, self._opened, self._refused)
 
     @property
     def state(self) -> State:
-        """The current state."""
+        """Return the current state."""
         if self._open_until is None:
             return State.CLOSED
         if self._probe_until is None and self._clock() < self._open_until:
@@ -101,13 +102,13 @@ class CircuitBreaker:
 
     @contextmanager
     def call(self, caller: str) -> Iterator[None]:
-        """Encloses one call, a stream to its end.
+        """Guard one call, a stream to its end, as a context manager.
 
         Args:
-            caller: Whose content is sent: one name for all that a single client can call itself.
+            caller: The share key of the caller whose content is sent.
 
         Raises:
-            CircuitOpen: at once, before the call; with the seconds until a probe of this caller may pass.
+            CircuitOpen: At once, without a call, with the seconds until this caller may probe.
         """
         call = self._admit(caller)
         try:
@@ -124,7 +125,7 @@ class CircuitBreaker:
         self._succeeded(call)
 
     def _admit(self, caller: str) -> "_Call":
-        """A call that may be made."""
+        """Admit a call, or raise CircuitOpen."""
         now = self._clock()
         if self._open_until is None:
             return _Call(caller, self._generation, self._probe, now)
@@ -172,13 +173,13 @@ class CircuitBreaker:
             self._open(call, failure)
 
     def _is_enough(self, by_content: bool) -> bool:
-        """Return whether the failures so far open the circuit, or keep it open, after one of this kind."""
+        """Return True if the failures so far open the circuit, or keep it open, after one of this kind."""
         if self._open_until is None:
             return self._failures >= (max(2, self._threshold) if by_content else self._threshold)
         return not by_content or len(self._blamed) >= max(2, self._threshold)
 
     def _open(self, call: "_Call", failure: ModelFailed | TimedOut) -> None:
-        # A probe's time counts as recovery time: an LLM that comes back while a probe hangs is not kept waiting twice.
+        # A probe's duration counts as recovery time, so that a hanging probe does not double the wait.
         since = self._clock() if self._open_until is None else call.began
         wait = failure.upstream_wait if isinstance(failure, ModelFailed) else 0.0
         self._open_until = max(since + self._recovery, self._clock() + min(wait, MAX_UPSTREAM_WAIT))
@@ -188,17 +189,17 @@ class CircuitBreaker:
         self._generation += 1
 
     def _end_turn(self) -> None:
-        """Give the next probe to another caller: this one's content has failed."""
+        """Give the next probe to another caller, because this one's content has failed."""
         if self._turn is not None:
             self._turn.failed_at = self._clock()
         self._probe_until = None
 
     def _abandoned(self, call: "_Call") -> None:
         if call.generation == self._generation and call.probe == self._probe:
-            self._probe_until = None  # where it was the probe, its place is free
+            self._probe_until = None  # if it was the probe, another may start
 
     def _forget(self) -> None:
-        """Let every caller's content count again, and every caller probe."""
+        """Reset callers' failures by content, and their turns."""
         self._blamed.clear()
         self._turns.clear()
         self._turn = None
@@ -206,7 +207,7 @@ class CircuitBreaker:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call that was let through: whose, in which generation, after or as which probe, and when."""
+    """An admitted call: its caller, generation, number of the latest probe, and start time."""
 
     caller: str
     generation: int
@@ -216,12 +217,12 @@ class _Call:
 
 @dataclass(slots=True)
 class _Turn:
-    """The time in which one caller may probe, again where a probe was abandoned.
+    """The time in which one caller may probe, again if a probe was abandoned.
 
     Attributes:
         recovery: Seconds that it lasts, and that the others have after it.
-        failed_at: When the caller's content failed, which ends it.
-        others_wait: Whether another caller was refused because of it.
+        failed_at: Time at which the caller's content failed, which ends the turn.
+        others_wait: True if another caller was refused because of it.
     """
 
     recovery: float
@@ -234,7 +235,7 @@ class _Turn:
         return self.began + self.recovery
 
     def blocked_until(self, now: float) -> float:
-        """The time before which its caller may not probe."""
+        """Return the time before which its caller may not probe."""
         if self.failed_at is not None:
             return self.failed_at + self.recovery if self.others_wait else self.ends
         return self.ends + self.recovery if self.others_wait and now >= self.ends else self.began

@@ -1,4 +1,4 @@
-"""The connections to the LLM's provider."""
+"""HTTP connections to the LLM's provider."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,24 +10,24 @@ import httpx
 from src.config import Settings
 from src.providers.wire import respell
 
-CONNECT_SECONDS = 5.0  # a host that is down must not cost a caller the whole of LLM_TIMEOUT
+CONNECT_SECONDS = 5.0  # an unreachable host must not use up LLM_TIMEOUT
 IDLE_SECONDS = 60.0
 
 
 def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
-    """The arguments with which a provider's SDK is to make its `httpx.AsyncClient`: the pool, and split timeouts.
+    """Return the arguments for a provider SDK's `httpx.AsyncClient`: connection pool and separate timeouts.
 
-    httpx has no process-wide defaults and reads none from the environment: only a client made with them has them.
-    SDKs give each request a timeout of their own besides, the same for connecting and reading, which the hook puts
-    right. Reading may take as long as the whole call, since a model that thinks is silent until it answers; the wall
-    clock over the whole call is kept by `src.llm`.
+    httpx has no process-wide defaults and reads none from the environment, so only a client made with these arguments
+    has them. SDKs also set a timeout per request, the same for connecting and reading, which the hook corrects. Reading
+    may take as long as the whole call, because a thinking model is silent until it answers. `src.llm` limits the whole
+    call.
     """
     wall = settings.llm_timeout / 1000
     timeout = httpx.Timeout(wall, connect=min(CONNECT_SECONDS, wall))
 
     async def split_timeouts(request: httpx.Request) -> None:
         request.extensions["timeout"] = timeout.as_dict()
-        request.headers["accept-encoding"] = "identity"  # `respell` reads the bytes as they come
+        request.headers["accept-encoding"] = "identity"  # `respell` needs uncompressed bytes
 
     return {
         "limits": httpx.Limits(
@@ -41,16 +41,16 @@ def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def provider_client(settings: Settings) -> httpx.AsyncClient:
-    """The client for a provider's SDK."""
+    """Return the HTTP client for a provider's SDK."""
     return reclaiming(httpx.AsyncClient(**configure_httpx_defaults(settings)))
 
 
 def reclaiming(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """The same client, whose pools take back the connections of cancelled requests.
+    """Make the client's pools take back the connections of cancelled requests.
 
-    httpcore (1.0.9, its issue 1093) leaves a connection in its pool for ever whose request is cancelled before it was
-    sent, or while its answer is being closed. Each client of ours who leaves at such a moment would cost a place, until
-    none is left for any LLM call.
+    httpcore (1.0.9, issue 1093) leaks a connection if its request is cancelled before it was sent, or while its
+    response is being closed. Each client that disconnects at such a moment would cost a place in the pool, until no LLM
+    call gets one.
     """
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.AsyncHTTPTransport):
@@ -64,13 +64,13 @@ class _Reclaiming(httpcore.AsyncConnectionPool):
     """A pool that closes connections which no request owns and no request could get.
 
     Attributes:
-        closings: The answers that are being closed: the event loop itself holds no task for certain.
+        closings: Tasks that close responses. The event loop itself holds only weak references to tasks.
     """
 
     closings: set["asyncio.Future[None]"]
 
     def _assign_requests_to_connections(self) -> list[Any]:
-        # Called whenever a request is added or has ended.
+        # Called for each request that is added or ends.
         owned = {id(request.connection) for request in self._requests}
         orphans = [each for each in self._connections if id(each) not in owned and not _is_known(each)]
         for orphan in orphans:
@@ -89,7 +89,7 @@ def _is_known(connection: Any) -> bool:
 
 
 class _ClosedForCertain:
-    """An answer's body whose closing is not cancelled with its reader."""
+    """A response body whose closing is not cancelled together with its reader."""
 
     def __init__(self, stream: Any, closings: set["asyncio.Future[None]"]) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""The end of a process's life: new work is refused, work in flight may finish within the grace, then it is ended."""
+"""Graceful shutdown: refuse new calls, give calls in flight a grace period, then end them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from src.errors import ShuttingDown
 
 
 class Drain:
-    """Tracks what is in flight, and ends it in time.
+    """Tracks calls in flight and ends them in time.
 
     Args:
         grace: Seconds from `begin` that work may go on for.
@@ -31,16 +31,16 @@ class Drain:
 
     @property
     def has_begun(self) -> bool:
-        """True from the beginning of the stop."""
+        """True from the beginning of the shutdown."""
         return self._ends_at < float("inf")
 
     @property
     def seconds_left(self) -> float:
-        """Seconds left of the grace; all of it before the beginning."""
+        """Seconds left of the grace period; all of it before the beginning."""
         return max(0.0, self._ends_at - asyncio.get_running_loop().time()) if self.has_begun else self._grace
 
     def begin(self) -> None:
-        """End in `grace` seconds what is in flight, and soon refuse new work. The first call counts."""
+        """Refuse new calls soon, and end those in flight after the grace period. Only the first call counts."""
         if self.has_begun:
             return
         loop = asyncio.get_running_loop()
@@ -57,16 +57,16 @@ class Drain:
             waiting.end()
 
     def check(self) -> None:
-        """Raises ShuttingDown where new work is refused."""
+        """Raise ShuttingDown if new calls are refused."""
         if self.has_begun and asyncio.get_running_loop().time() >= self._refuses_at:
             raise ShuttingDown
 
     @asynccontextmanager
     async def work(self) -> AsyncIterator[None]:
-        """Encloses one piece of work, in the task that does it.
+        """Track one call, in the task that runs it, as a context manager.
 
         Raises:
-            ShuttingDown: before the work, or instead of its result when the grace is over.
+            ShuttingDown: Before the call, or instead of its result when the grace period is over.
         """
         self.check()
         try:
@@ -82,9 +82,9 @@ class Drain:
             raise ShuttingDown from None
 
     def receiving(self) -> "Receiving":
-        """Make a context manager for the wait for a request's body or message, in the task that waits.
+        """Return a context manager for waiting for a request's body or message, in the task that waits.
 
-        It raises ShuttingDown when new work is refused: nobody knows whether the rest will ever come.
+        It raises ShuttingDown when new calls are refused, because the rest may never arrive.
         """
         self.check()
         return Receiving(self._receiving)
@@ -100,11 +100,11 @@ class Drain:
             self._all_ended.set()
 
     async def refusing(self) -> None:
-        """Wait until new work is refused."""
+        """Wait until new calls are refused."""
         await asyncio.sleep(self._refuses_at - asyncio.get_running_loop().time())
 
     async def finished(self, extra: float) -> None:
-        """Wait until new work is refused and none is in flight, `extra` seconds beyond the grace at most."""
+        """Wait until no call is in flight and new ones are refused, at most `extra` seconds beyond the grace period."""
         await self.refusing()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._ends_at + extra):
@@ -114,7 +114,7 @@ class Drain:
 
 
 class Receiving:
-    """One wait for a request's body or message. Cheaper than `asyncio.timeout`, since every request has one."""
+    """One wait for a request's body or message. Cheaper than `asyncio.timeout`, because every request has one."""
 
     __slots__ = ("_all", "_cancelling", "_has_ended", "_task")
 
@@ -138,6 +138,6 @@ class Receiving:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._all.discard(self)
-        # Someone else may have cancelled the task as well, and must find it so.
+        # If others cancelled the task too, the cancellation must survive.
         if self._has_ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ShuttingDown from None

@@ -1,7 +1,7 @@
-"""The one table of failures: what happened, and what each protocol says of it.
+"""The one table of failures, with the response of each protocol.
 
-Every failure a caller may meet is a `ServiceError`. Adapters never choose a status themselves, they ask the
-class: `http_status` (RFC 9110) and `grpc_code` (a name from `google.rpc.Code`).
+Every failure that a caller can get is a `ServiceError`. Adapters never choose a status themselves: the class has the
+`http_status` (RFC 9110) and the `grpc_code` (a name from `google.rpc.Code`).
 """
 
 import math
@@ -11,9 +11,9 @@ from pydantic_core import ErrorDetails
 
 
 class ServiceError(Exception):
-    """A failure with a fixed, public wording. As such it stands for a bug of ours: 500 / INTERNAL.
+    """A failure with a fixed, public message. The base class itself stands for a bug: 500 / INTERNAL.
 
-    `detail` is sent to the caller: it never names a class, a path, an address or an upstream's own words.
+    `detail` is sent to the caller. It never contains a class name, a path, an address or a provider's message.
     """
 
     slug: ClassVar[str] = "internal"
@@ -21,9 +21,9 @@ class ServiceError(Exception):
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     default_detail: ClassVar[str] = "The service failed to answer this request."
-    is_refusal: ClassVar[bool] = False  # before any work was done for it
-    concerns_one_caller: ClassVar[bool] = False  # others who ask the same would not have met it
-    hint: ClassVar[str] = ""  # for the operator, in the log
+    is_refusal: ClassVar[bool] = False  # refused before any work was done
+    concerns_one_caller: ClassVar[bool] = False  # an equal request of another caller would not fail
+    hint: ClassVar[str] = ""  # for the operator, logged
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.detail = detail or self.default_detail
@@ -31,18 +31,18 @@ class ServiceError(Exception):
         super().__init__(self.detail)
 
     def headers(self) -> dict[str, str]:
-        """The HTTP headers that go with it: `Retry-After` in whole seconds, rounded up, never 0 (RFC 9110, 10.2.3)."""
+        """Return the HTTP headers for it: `Retry-After` in whole seconds, rounded up, never 0 (RFC 9110, 10.2.3)."""
         if self.retry_after is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
 
     @property
     def is_bug(self) -> bool:
-        """True for a failure that is not expected: it is logged with a traceback and reported."""
+        """True for an unexpected failure, which is logged with a traceback and reported."""
         return type(self) is ServiceError
 
     def problem(self, request_id: str) -> dict[str, Any]:
-        """The body of an `application/problem+json` answer (RFC 9457)."""
+        """Return the body of an `application/problem+json` response (RFC 9457)."""
         return {
             "type": f"urn:problem:{self.slug}",
             "title": self.title,
@@ -53,7 +53,7 @@ class ServiceError(Exception):
 
 
 class InvalidInput(ServiceError):
-    """One field of the caller's input breaks a limit that only the flow can check."""
+    """One field of the input exceeds a limit that only the flow can check."""
 
     slug = "invalid-input"
     title = "Invalid input"
@@ -67,12 +67,12 @@ class InvalidInput(ServiceError):
         self.message = message
 
     def as_validation_errors(self) -> list[dict[str, Any]]:
-        """The same in the shape of FastAPI's own 422."""
+        """Return it in the format of FastAPI's 422."""
         return [{"type": "value_error", "loc": ["body", self.field], "msg": self.message}]
 
 
 class PayloadTooLarge(ServiceError):
-    """The body, or the message, is over the limit."""
+    """The body or the message exceeds the limit."""
 
     slug = "payload-too-large"
     title = "Payload too large"
@@ -83,7 +83,7 @@ class PayloadTooLarge(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """The client asks more often than its limit allows."""
+    """The client exceeds its rate limit."""
 
     slug = "rate-limited"
     title = "Too many requests"
@@ -97,35 +97,35 @@ class RateLimited(ServiceError):
 
 
 class ModelFailed(ServiceError):
-    """The LLM could not be reached, answered with an error, or broke the answer's schema."""
+    """The LLM could not be reached, returned an error, or violated the output schema."""
 
     slug = "model-failed"
     title = "Model failed"
     http_status = 502
     grpc_code = "UNAVAILABLE"
     default_detail = "The language model failed to give a usable answer."
-    by_content: ClassVar[bool] = False  # whether what a caller sends can cause it, while the LLM works for others
+    by_content: ClassVar[bool] = False  # True if a caller's content can cause it while the LLM works for others
 
     def __init__(self, *, upstream_wait: float = 0.0) -> None:
-        """`upstream_wait`: seconds that the provider asked to be left alone."""
+        """`upstream_wait`: seconds that the provider asks to wait."""
         super().__init__()
         self.upstream_wait = upstream_wait
 
 
 class AnswerUnusable(ModelFailed):
-    """The LLM's answer is empty, cut off, unreadable, or breaks its schema."""
+    """The LLM's response is empty, cut off, unreadable, or violates the schema."""
 
     by_content = True
 
 
 class RequestRejected(ModelFailed):
-    """The provider refused this one request as invalid: nothing is wrong with the LLM itself."""
+    """The provider rejected this request as invalid. The LLM itself works."""
 
     by_content = True
 
 
 class CircuitOpen(ServiceError):
-    """The LLM failed too often: it is left alone for a while."""
+    """The LLM failed too often, so calls to it are suspended."""
 
     slug = "circuit-open"
     title = "Model unavailable"
@@ -151,7 +151,7 @@ class Overloaded(ServiceError):
 
 
 class ShareExceeded(Overloaded):
-    """This client already has its share of a shared pool."""
+    """The client has its maximum share of a pool."""
 
     default_detail = "Too many concurrent calls of this client."
     concerns_one_caller = True
@@ -169,7 +169,7 @@ class ContentBlocked(ServiceError):
 
 
 class TimedOut(ServiceError):
-    """The LLM, or the request as a whole, took longer than its limit."""
+    """The LLM or the whole request exceeded its time limit."""
 
     slug = "timeout"
     title = "Timed out"
@@ -180,13 +180,13 @@ class TimedOut(ServiceError):
 
 
 class UpstreamTimedOut(TimedOut):
-    """The provider waited too long for the request (408), which no content causes; its own timeout is TimedOut."""
+    """The provider waited too long for the request (408), which no content causes. Its own timeout is TimedOut."""
 
     by_content = False
 
 
 class ShuttingDown(ServiceError):
-    """The process is going away: another instance will answer."""
+    """The process is shutting down; another instance can answer."""
 
     slug = "shutting-down"
     title = "Shutting down"
@@ -196,10 +196,9 @@ class ShuttingDown(ServiceError):
 
 
 def as_service_error(error: BaseException) -> ServiceError:
-    """The table's entry for any exception; anything unknown is a bug of ours.
+    """Return the failure in the table for any exception; an unknown one is a bug.
 
-    Genkit wraps what a flow raises (`GenkitError` with the original as its cause), so the chain of causes is
-    searched.
+    Genkit wraps the exceptions of flows in `GenkitError`, so the chain of causes is searched.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -212,5 +211,5 @@ def as_service_error(error: BaseException) -> ServiceError:
 
 
 def public_validation_errors(errors: list[ErrorDetails]) -> list[dict[str, Any]]:
-    """Pydantic's findings without what must not be echoed: the input itself, URLs and exception objects."""
+    """Return pydantic's errors without the input itself, URLs and exception objects."""
     return [{"type": e["type"], "loc": list(e["loc"]), "msg": e["msg"]} for e in errors]
