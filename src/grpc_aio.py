@@ -1,8 +1,8 @@
-"""The grpc.aio server, without a way to stop it from outside.
+"""A grpc.aio server that clients can't stop.
 
-grpc.aio decodes the path of each RPC that no method is registered for as UTF-8, in the loop that accepts RPCs: one path
+grpc.aio decodes the path of each RPC without a registered method as UTF-8, in the loop that accepts RPCs. A single path
 that is not UTF-8 ends the whole server. So every method is registered by name, and RPCs of other methods are refused
-before their path is looked at.
+before their path is read.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ PRIVATE = (
 
 
 def check_private_names() -> None:
-    """Raises ConfigError for a version of grpcio that lacks one: its own server can be stopped from outside."""
+    """Raise ConfigError if this version of grpcio lacks one, because clients could stop its own server."""
     for name in PRIVATE:
         try:
             attrgetter(name)(cygrpc)
@@ -40,11 +40,11 @@ check_private_names()
 
 
 class Server(_server.Server):
-    """A grpc.aio server that serves registered methods alone.
+    """A grpc.aio server that serves registered methods only.
 
     Attributes:
-        methods: Full names of all that are registered.
-        ended: Set when no RPC is accepted any more.
+        methods: Full names of all registered methods.
+        ended: Set when no more RPCs are accepted.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Server(_server.Server):
         self.methods |= {f"/{service_name}/{name}" for name in method_handlers}
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Does nothing: what libraries add this way they register by name as well."""
+        """Do nothing: libraries register what they add here by name too."""
 
 
 class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no stubs
@@ -77,7 +77,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # it has no stubs
         self._ended = ended
         self._around = interceptors
         self._none = cygrpc._MethodResolver([], {})
-        self._refusals: set[asyncio.Task[None]] = set()  # a loop keeps weak references only
+        self._refusals: set[asyncio.Task[None]] = set()  # the loop holds weak references only
 
     async def _server_main_loop(self, server_started: "asyncio.Future[bool]") -> None:
         try:

@@ -1,4 +1,4 @@
-"""Failures as gRPC statuses with `google.rpc` details (AIP-193)."""
+"""Map failures to gRPC statuses with `google.rpc` details (AIP-193)."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,7 +16,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class RpcRefused(Exception):
-    """A refusal that only gRPC knows: of an RPC, or a health service, that does not exist.
+    """A refusal specific to gRPC: an unknown RPC or health service.
 
     Args:
         code: A name from `google.rpc.Code`.
@@ -29,7 +29,7 @@ class RpcRefused(Exception):
 
 
 def to_grpc_status(error: Exception, operation: str, request_id: str) -> status_pb2.Status:
-    """The `google.rpc.Status`, with details, for the client of a failed RPC. Logs what is not the client's fault."""
+    """Return the `google.rpc.Status`, with details, of a failed RPC. Logs it if it is not the client's fault."""
     if isinstance(error, RpcRefused):
         return _status(error.code, error.message, request_id)
     if isinstance(error, DecodeError):
@@ -69,7 +69,7 @@ def _status(
 
 
 async def abort(context: Context, status: status_pb2.Status, trailers: Sequence[tuple[str, str | bytes]]) -> NoReturn:
-    """End the RPC with this status. Raises grpc.aio.AbortError, which has to reach grpc."""
+    """End the RPC with this status. Raises grpc.aio.AbortError, which must reach grpc."""
     details = ("grpc-status-details-bin", status.SerializeToString())
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
     await context.abort(code, status.message, (*trailers, details))

@@ -1,7 +1,7 @@
-"""`grpc.health.v1`: one status for all services of this process (gRPC's health checking protocol).
+"""`grpc.health.v1`: one status for all services of this process (gRPC health checking protocol).
 
-No rate limit counts these RPCs, so each has bounds of its own: an unknown name is stored nowhere and ends a watch at
-once; watches are few a client and end after an hour; all else is over within `PROBE_SECONDS`.
+These RPCs have no rate limit, so each has its own limits. Unknown names are not stored and end a watch at once. A
+client has few watches, which end after an hour. All other RPCs end within `PROBE_SECONDS`.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ class HealthService:
 
     Args:
         services: Full names of the services; the empty name is the whole server.
-        watch_seconds: Longest time that a watch stays open; up to a tenth less, so that not all end together.
+        watch_seconds: Maximum duration of a watch, shortened at random by up to a tenth, so that not all end together.
     """
 
     def __init__(self, services: Collection[str], watch_seconds: float = WATCH_SECONDS) -> None:
         self._watch_seconds = watch_seconds
-        self._watches: Counter[str] = Counter()  # by client; those with none have no entry
+        self._watches: Counter[str] = Counter()  # by client; clients without watches have no entry
         self._services = frozenset({"", *services})
         self._now = _NOT_SERVING
         self._stopping = asyncio.Event()
@@ -51,27 +51,27 @@ class HealthService:
         self._now = _SERVING
 
     def stop(self) -> None:
-        """Report NOT_SERVING from now on, to open watches as well, and end these."""
+        """Report NOT_SERVING from now on, also to open watches, and end these."""
         self._now = _NOT_SERVING
         self._stopping.set()
 
     async def check(self, request: health_pb2.HealthCheckRequest, _context: Context) -> health_pb2.HealthCheckResponse:
-        """The status of one service. Raises RpcRefused for an unknown one."""
+        """Return the status of one service. Raises RpcRefused for an unknown one."""
         if request.service not in self._services:
             raise RpcRefused("NOT_FOUND", "Unknown service")
         return self._now
 
     async def list(self, _requests: object, _context: Context) -> Any:
-        """The status of every service."""
+        """Return the status of every service."""
         return _untyped.HealthListResponse(statuses=dict.fromkeys(self._services, self._now))
 
     async def watch(
         self, request: health_pb2.HealthCheckRequest, _context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status of one service now, and when it changes.
+        """Send the status of one service now and when it changes.
 
         Raises:
-            Overloaded: the client has as many watches as it may.
+            Overloaded: The client has its maximum of watches.
         """
         if request.service not in self._services:
             yield _SERVICE_UNKNOWN
@@ -84,7 +84,7 @@ class HealthService:
                 yield self._now
 
     async def _has_stopped(self) -> bool:
-        """Wait for the stop, for as long as a watch may stay. Returns whether it came."""
+        """Wait for the stop, at most for the duration of a watch. Returns True if it came."""
         seconds = self._watch_seconds * random.uniform(0.9, 1)  # noqa: S311 - not a secret
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
@@ -92,7 +92,7 @@ class HealthService:
 
     @contextmanager
     def _place(self, client: str) -> Iterator[None]:
-        """One of the client's places for watches. Raises Overloaded where all are taken."""
+        """Hold one of the client's places for watches. Raises Overloaded if all are taken."""
         if self._watches[client] >= MAX_WATCHES:
             raise Overloaded(RETRY_SECONDS)
         self._watches[client] += 1
@@ -104,11 +104,11 @@ class HealthService:
                 del self._watches[client]
 
     def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-        """By the names of their methods."""
+        """Return the handlers by method name."""
         request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self.check, request, response),
-            # Its request is empty, so it is not waited for.
+            # Its request is empty, so the handler does not wait for it.
             "List": grpc.stream_unary_rpc_method_handler(
                 self.list, response_serializer=_untyped.HealthListResponse.SerializeToString
             ),

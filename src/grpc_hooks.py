@@ -1,4 +1,4 @@
-"""The record of an RPC, and what may run around one. Imports no gRPC, so that observers need none."""
+"""The record of an RPC, and the hooks around it. Imports no gRPC, so that observers don't need it."""
 
 import time
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ class Rpc:
 
     Attributes:
         method: Full name, as the client sent it.
-        operation: Name in logs of failures: the flow's name, or the method's where no flow answers.
+        operation: Name in failure logs: the flow's name, or the method's if there is no flow.
         metadata: As the client sent it.
-        request_id: The client's where it is harmless, else a new one.
+        request_id: The client's, if valid, otherwise a new one.
         client: Address; empty until the RPC's handler runs.
         began: On the performance counter, in seconds.
         sent_bytes: Size of the messages sent to the client so far.
         trailers: Trailing metadata of the RPC, whatever its status.
-        code: Name of the status that the RPC ends with; final when the hooks' `on_end` runs.
-        deadline: The time limit of all RPCs, while this one is subject to it.
+        code: Name of the RPC's final status; set when the hooks' `on_end` runs.
+        deadline: The time limit of all RPCs, while it applies to this one.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Rpc:
     deadline: "Deadline | None" = None
 
     def lift_deadline(self) -> None:
-        """Let the RPC go on past the time limit of all RPCs; whoever calls it sets another."""
+        """Remove the time limit of all RPCs from this one. The caller must set another."""
         if self.deadline is not None:
             self.deadline.lift()
 
@@ -74,26 +74,26 @@ class RpcHook:
     skips_probes: ClassVar[bool] = False
 
     async def on_start(self, rpc: Rpc) -> Any:
-        """Runs before the handler. What it raises ends the RPC with its status in the table of errors.
+        """Run before the handler. An exception ends the RPC with its status in the table of errors.
 
         Returns:
             A token for `on_end`.
         """
 
     def on_end(self, token: Any, rpc: Rpc) -> None:
-        """Runs after the end of an RPC that this hook has started. It never awaits, so nothing can cancel it."""
+        """Run after an RPC that this hook has started. Never awaits, so it can't be cancelled."""
 
 
 _current_rpc: ContextVar[Rpc] = ContextVar("current_rpc")
 
 
 def begin_rpc(rpc: Rpc) -> None:
-    """Make it the RPC of this task, which handles no other: there is nothing to reset."""
+    """Set the RPC of this task. The task handles no other, so there is no reset."""
     _current_rpc.set(rpc)
 
 
 def current_rpc() -> Rpc:
-    """The RPC that this task handles. Raises LookupError in a task that handles none."""
+    """Return the RPC of this task. Raises LookupError in other tasks."""
     return _current_rpc.get()
 
 

@@ -1,4 +1,4 @@
-"""One interceptor around every RPC, and the hooks that it runs, among them the log line and the rate limit."""
+"""One interceptor around every RPC, and its hooks, among them the access log and the rate limit."""
 
 import asyncio
 import inspect
@@ -34,20 +34,20 @@ from src.util.request_id import checked_request_id, new_request_id
 
 QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
 
-ABORT_SECONDS = 1.0  # for the status of a failure, which waits behind messages that the client does not read
+ABORT_SECONDS = 1.0  # to send the status of a failure, which waits behind messages that the client does not read
 
 Work: TypeAlias = Callable[[Context, Rpc, Deadline], Awaitable[bytes | None]]
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every RPC, of whatever handler, between its hooks and under a time limit, and works out its status once.
+    """Runs every RPC between its hooks, within a time limit, and determines its status once.
 
-    grpc.aio sends clients the text of any exception, so none may get past this. A failure before the first message
-    sends no initial metadata, which would forbid the client's retry policy to try again (gRFC A6).
+    grpc.aio sends clients the text of any exception, so none may pass this interceptor. A failure before the first
+    message sends no initial metadata, because the client's retry policy could not retry then (gRFC A6).
 
     Args:
         hooks: Outermost first.
-        timeout: Seconds for a whole RPC; the client's own deadline, where it is sooner, cancels the handler.
+        timeout: Seconds for a whole RPC. If the client's own deadline is sooner, it cancels the handler.
         operations: Names of operations by the full names of their RPCs.
     """
 
@@ -60,14 +60,14 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._proxies = proxies
         self._operations = operations
         self._readers = RequestReaders()
-        # Only of registered methods: clients can invent names without end.
+        # Registered methods only: clients can invent any number of names.
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refuse: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
             self._enclosed(_refuse_unknown, self._hooks, self._deadlines)
         )
 
     def stop(self) -> None:
-        """End the RPCs whose request message has not arrived: nothing of them is in flight."""
+        """End the RPCs whose request message has not arrived; they are not in flight yet."""
         self._readers.stop()
 
     async def intercept_service(
@@ -75,7 +75,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler of this RPC, between its hooks."""
+        """Return the handler of this RPC, wrapped in its hooks."""
         try:
             return await self._find(continuation, handler_call_details)
         except Exception as error:
@@ -105,8 +105,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         hooks = [hook for hook in self._hooks if not (is_probe and hook.skips_probes)]
         deadlines = self._probe_deadlines if is_probe else self._deadlines
         read = self._readers.reader(handler, method)
-        # All are made handlers of a stream of requests: grpc calls those when the RPC begins, the others only when
-        # the message is there, which may be never.
+        # All become handlers of request streams: grpc calls these when the RPC begins, and the others only when
+        # the message has arrived, which may be never.
         if handler.response_streaming:
             work = _streaming(handler, read)
             return grpc.stream_stream_rpc_method_handler(self._enclosed(work, hooks, deadlines))
@@ -115,7 +115,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _enclosed(
         self, work: Work, hooks: Sequence[RpcHook], deadlines: Deadlines
     ) -> Callable[[Any, Context], Awaitable[bytes | None]]:
-        """`work` as grpc calls it, between the hooks."""
+        """Wrap `work` in the hooks, in the form that grpc calls."""
 
         async def run(_requests: Any, context: Context) -> bytes | None:
             rpc = current_rpc()
@@ -134,7 +134,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 rpc.code = _code_name(context.code())
                 raise
-            except grpc.aio.InternalError:  # of grpc's core: the client left while a message was on its way
+            except grpc.aio.InternalError:  # from grpc's core: the client disconnected while a message was sent
                 rpc.code = "CANCELLED"
                 raise asyncio.CancelledError from None
             except Exception as error:
@@ -146,7 +146,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 return message
             finally:
                 _end(started, rpc)
-            # After the hooks: the client may be slow to take it, and the server's stop does not wait for this task.
+            # After the hooks: a slow client may delay it, and the server's stop does not wait for this task.
             await _send_status(context, status, rpc.trailers)
 
         return run
@@ -156,7 +156,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return ShuttingDown() if is_early and self._readers.is_stopping else TimedOut()
 
     def _client(self, context: Context, rpc: Rpc) -> str:
-        """The client's address; `x-forwarded-for` in the metadata counts as the header does over REST."""
+        """Return the client's address. `x-forwarded-for` in the metadata counts like the header over REST."""
         forwarded = metadata_values(rpc.metadata, "x-forwarded-for") if self._proxies else ()
         return self._proxies.client(peer_address(context.peer()), forwarded)
 
@@ -165,7 +165,7 @@ def _end(started: Sequence[tuple[RpcHook, Any]], rpc: Rpc) -> None:
     for hook, token in reversed(started):
         try:
             hook.on_end(token, rpc)
-        except Exception as error:  # the RPC has ended, and the other hooks have to learn of it
+        except Exception as error:  # the RPC has ended, and the other hooks must still run
             log_failure(as_service_error(error), rpc.operation)
 
 
@@ -174,7 +174,7 @@ async def _send_status(context: Context, status: status_pb2.Status, trailers: Me
         async with asyncio.timeout(ABORT_SECONDS):
             await abort(context, status, trailers)
     except (TimeoutError, grpc.aio.InternalError):
-        # The client has left, or does not read the messages that are before the status.
+        # The client has disconnected, or does not read the messages before the status.
         raise asyncio.CancelledError from None
 
 
@@ -211,7 +211,7 @@ def _streaming(handler: Any, read: Reader) -> Work:
 
 
 def _failing(error: Exception) -> "grpc.RpcMethodHandler[Any, Any]":
-    """A handler for an RPC whose own can't be found because of a bug."""
+    """Return a handler for an RPC whose own handler can't be found because of a bug."""
 
     async def fail(_requests: Any, context: Context) -> NoReturn:
         await abort(context, to_grpc_status(error, UNKNOWN_OPERATION, new_request_id()), ())
@@ -247,7 +247,7 @@ class GrpcLoggingInterceptor(RpcHook):
 
 
 class GrpcRateLimitInterceptor(RpcHook):
-    """Refuses RPCs over the rate, of any kind, from the same buckets as REST. Health checks are exempt."""
+    """Refuses RPCs over the rate, from the same buckets as REST. Health checks are exempt."""
 
     skips_probes = True
 
@@ -255,25 +255,25 @@ class GrpcRateLimitInterceptor(RpcHook):
         self._limit = limit
 
     async def on_start(self, rpc: Rpc) -> None:
-        """Take a token. Raises RateLimited where there is none."""
+        """Take a token. Raises RateLimited if there is none."""
         decision = await self._limit.admit(rpc.client)
         if not decision.allowed:
             raise RateLimited(decision.retry_after)
 
 
 def metadata_values(metadata: Metadata, key: str) -> list[str]:
-    """All values of a metadata key."""
+    """Return all values of a metadata key."""
     return [str(value) for name, value in metadata if name == key]
 
 
 @lru_cache(maxsize=1024)
 def peer_address(peer: str) -> str:
-    """The address in a peer name of gRPC: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
+    """Return the address of a gRPC peer name: `ipv4:192.0.2.1:1234` or `ipv6:%5B2001:db8::1%5D:1234`."""
     return unquote(peer.partition(":")[2])
 
 
 def _code_name(code: Any) -> str:
-    """The name of a status code, which grpc.aio gives as an enum's member or as its number; none yet is INTERNAL."""
+    """Return the name of a status code, which grpc.aio gives as an enum member or a number. No code yet is INTERNAL."""
     for known in grpc.StatusCode:
         if code in (known, known.value[0]) and known is not grpc.StatusCode.OK:
             return known.name

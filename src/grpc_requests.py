@@ -1,4 +1,4 @@
-"""Reads the requests of RPCs: within their time, and no more of them than an RPC may have."""
+"""Read the requests of RPCs, with limits on time and number of messages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from src.grpc_errors import Context
 from src.grpc_hooks import PROBE_METHODS, Rpc, caller_key
 from src.util.deadlines import Deadline
 
-MAX_PROBE_BYTES = 256  # of a probe's message, which holds the name of a service
+MAX_PROBE_BYTES = 256  # a probe's message, the name of a service
 MAX_WAITING_PROBES = 100  # of one client
 MAX_MESSAGES = 1000  # of one stream of requests
 
@@ -20,23 +20,23 @@ Reader: TypeAlias = Callable[[Context, Rpc, Deadline], Awaitable[Any]]
 
 
 class RequestReaders:
-    """Makes the readers of requests, and knows the RPCs that wait for their first message."""
+    """Makes readers of requests, and tracks the RPCs that wait for their first message."""
 
     def __init__(self) -> None:
         self._waiting: set[Deadline] = set()
-        self._probes: dict[str, dict[Deadline, None]] = {}  # those of them that are probes, by client, oldest first
+        self._probes: dict[str, dict[Deadline, None]] = {}  # the probes among them, by client, oldest first
         self.is_stopping = False
 
     def stop(self) -> None:
-        """End the RPCs that wait for their first message: nothing of them is in flight."""
+        """End the RPCs that wait for their first message; they are not in flight yet."""
         self.is_stopping = True
         for deadline in self._waiting:
             deadline.expire()
 
     def reader(self, handler: Any, method: str) -> Reader:
-        """A function that reads what the handler takes: one message, or an iterator over all.
+        """Return a function that reads the handler's argument: one message, or an iterator over all.
 
-        Messages are parsed in it: grpc would send clients the text of a parser's exception, and log it nowhere.
+        It parses the messages itself, because grpc would send clients the text of a parser's exception, and not log it.
         """
         is_probe = method in PROBE_METHODS
 

@@ -1,12 +1,13 @@
-"""Fetches the images that callers name, without letting them reach what only this service can reach.
+"""Fetch the images that callers name, without access to the network behind the service.
 
-Against server-side request forgery (OWASP SSRF Prevention Cheat Sheet): http(s) on default ports only, every
-address of the host public, the connection made to an address that was checked (so a second DNS answer gains
-nothing), each redirect checked anew, and time, size and type capped.
+Protects against server-side request forgery (OWASP SSRF Prevention Cheat Sheet):
 
-The event loop parses what hosts send, so what a fetch can make it do is bounded as well: the bytes of all heads of a
-response together (1xx responses may come without end), the bytes of a read, and the number of a body's pieces, which
-cost the same however small they are.
+- http(s) on default ports only - every address of the host must be public - the connection goes to a checked address,
+so a second DNS response has no effect - each redirect is checked again - time, size and type are limited
+
+The event loop parses the responses, so its work is limited too: the bytes of all response heads together (a host may
+send any number of 1xx responses), the bytes per read, and the number of pieces of a body, whose cost does not depend on
+their size.
 """
 
 import asyncio
@@ -28,9 +29,9 @@ from src.errors import InvalidInput
 from src.util.name_lookup import Address, NameLookup
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
-FetchedImage = NewType("FetchedImage", str)  # a `data:` URL with bytes that were fetched and checked here
+FetchedImage = NewType("FetchedImage", str)  # a `data:` URL whose bytes were fetched and checked here
 
-MAX_BYTES = 4 * 1024 * 1024  # encoding it holds the event loop up, and a provider's SDK keeps eight copies
+MAX_BYTES = 4 * 1024 * 1024  # encoding it blocks the event loop, and a provider's SDK makes eight copies
 MAX_REDIRECTS = 3
 TIMEOUT = 10.0
 MAX_FETCHES = 8  # at once
@@ -38,13 +39,13 @@ MAX_IMAGES = 16  # in memory at once; the largest take about 34 MiB each while a
 MAX_HEAD_BYTES = 16_384  # twice what nginx takes from an upstream
 HEAD_READ_BYTES = 4096  # between reads the event loop comes to others
 MAX_SMALL_PIECES = 256
-MIN_PIECE_BYTES = 512  # on average, beyond so many: less than a network packet of a body that is not chunked
+MIN_PIECE_BYTES = 512  # average beyond MAX_SMALL_PIECES; smaller than a network packet
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "hardened-genkit-service"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif", "image/gif"})
 
-# ASCII: ignoring case would else let in the two letters outside it that fold to s and k.
+# ASCII: otherwise two non-ASCII letters would match s and k, because case is ignored.
 _DATA_URL = re.compile(
     r"data:(?P<type>image/[a-z0-9.+-]+);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE | re.ASCII
 )
@@ -69,7 +70,7 @@ _CLOSED_IPV6 = tuple(
 
 
 def is_public(address: Address) -> bool:
-    """Return True for an address on the public internet, unless it embeds one that is not public."""
+    """Return True for an address on the public internet that does not embed a private one."""
     if isinstance(address, IPv4Address):
         return not any(address in net for net in _CLOSED_IPV4)
     return address in _OPEN_IPV6 and not any(address in net for net in _CLOSED_IPV6)
@@ -84,8 +85,8 @@ class ImageFetcher:
         is_allowed: Says which of them may be connected to.
         ports: The port allowed for each scheme.
         timeout: Seconds for everything, name resolution and redirects included.
-        max_bytes: Size of the image at most.
-        tls: How servers are verified; `certifi`'s authorities when not given.
+        max_bytes: Maximum size of the image.
+        tls: TLS settings to verify servers; `certifi`'s authorities if not given.
     """
 
     def __init__(
@@ -119,12 +120,12 @@ class ImageFetcher:
             yield await self.fetch(url)
 
     async def fetch(self, url: str) -> FetchedImage:
-        """The image as `data:<type>;base64,<data>`.
+        """Return the image as `data:<type>;base64,<data>`.
 
         Raises:
-            InvalidInput: the URL is refused, or no image can be had from it. A refused one sends no byte, and what
-                is said of it does not depend on what is there.
-            Overloaded: too many images are being fetched or names looked up, by all or by the current caller.
+            InvalidInput: The URL is refused, or has no usable image. For a refused URL no byte is sent, and the message
+                does not depend on what is there.
+            Overloaded: Too many images are being fetched or names resolved, in total or by the current caller.
         """
         if url[:5].lower() == "data:":
             return FetchedImage(self._checked_data_url(url))
@@ -174,10 +175,10 @@ class ImageFetcher:
         return addresses[0]
 
     async def _get(self, url: httpx.URL, address: Address) -> str | httpx.URL:
-        """The image, or where it has moved to. The connection goes to `address`, TLS is verified for the name.
+        """Return the image, or the location that it has moved to. Connects to `address`, with TLS for the host name.
 
-        A connection for each request: nothing (TLS verified for another name, a cookie) is carried from one to the
-        next, and nothing but this module reads where a redirect leads.
+        Each request has its own connection, so nothing is carried over to the next, such as a cookie or TLS verified
+        for another name. Redirects are followed by this module only.
         """
         origin = httpcore.Origin(url.raw_scheme, str(address).encode(), self._ports[url.scheme])
         target = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=url.raw_path)
@@ -197,7 +198,7 @@ class ImageFetcher:
         stream = await httpcore.AnyIOBackend().connect_tcp(origin.host.decode(), origin.port)
         try:
             if url.scheme == "https":
-                # The TCP stream is what is closed, even when the handshake is cancelled.
+                # Closes the TCP stream, also if the handshake is cancelled.
                 yield await stream.start_tls(self._tls, server_hostname=url.raw_host.decode("ascii"))
             else:
                 yield stream
@@ -223,21 +224,21 @@ class ImageFetcher:
 
 
 class _Connection(httpcore.AsyncHTTP11Connection):
-    """One whose parser never gets more at once than a head may have."""
+    """A connection whose parser never gets more bytes at once than a head may have."""
 
     READ_NUM_BYTES = MAX_HEAD_BYTES
     MAX_INCOMPLETE_EVENT_SIZE = MAX_HEAD_BYTES
 
 
 class _BoundedHead(httpcore.AsyncNetworkStream):
-    """A connection that fails when more comes before a response's body than a head may have."""
+    """A connection that fails if the bytes before a response's body exceed the limit of a head."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self._left: int | None = MAX_HEAD_BYTES
 
     def end(self) -> None:
-        """The head is complete: what follows is the body."""
+        """Stop counting: the head is complete."""
         self._left = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
@@ -273,7 +274,7 @@ def _port(url: httpx.URL) -> int | None:
 
 
 def _parse(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
-    """The URL as httpx, which also sends the request, understands it: no two parsers can disagree."""
+    """Parse the URL with httpx, which also sends the request, so that no second parser can disagree."""
     try:
         parsed = base.join(url) if base else httpx.URL(url)
         parsed.raw_host.decode("ascii")

@@ -1,4 +1,4 @@
-"""Counts requests and RPCs in and out, so that the drain waits for their responses too, not only for their work."""
+"""Count requests and RPCs in flight, so that the drain also waits until their responses are sent."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -7,7 +7,7 @@ from src.grpc_hooks import Rpc, RpcHook
 
 
 class RequestsInFlight:
-    """The layer around all others."""
+    """The outermost layer."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self.app = app
@@ -25,7 +25,7 @@ class RequestsInFlight:
 
 
 class RpcsInFlight(RpcHook):
-    """The hook around all others."""
+    """The outermost hook."""
 
     def __init__(self, drain: Drain) -> None:
         self._drain = drain

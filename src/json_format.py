@@ -1,7 +1,7 @@
-"""Structured answers, read by the standard library's parser instead of Genkit's.
+"""Structured outputs, parsed by the standard library instead of Genkit's parser.
 
-Genkit 0.12 completes JSON that was cut off, so half an answer passes as a whole one. It reads with json5, which is
-Python throughout and takes microseconds a character, and does so up to five times an answer.
+Genkit 0.12 completes truncated JSON, so half a response passes as a whole one. It parses with json5, which is written
+in Python, takes microseconds per character, and runs up to five times per response.
 """
 
 import json
@@ -16,14 +16,14 @@ JSON_FORMAT = "strict-json-first"
 
 
 def define_json_format(ai: Genkit) -> None:
-    """Make `JSON_FORMAT` known to `ai`. Models are told the same as with Genkit's own format, json."""
+    """Register `JSON_FORMAT` with `ai`. Its instructions to the model are those of Genkit's own format, json."""
     if ai.registry.lookup_value("format", JSON_FORMAT) is None:
-        # The classes of formats are private to Genkit; it asks no more of one than what is here.
+        # Genkit's format classes are private. It uses only the attributes below.
         ai.define_format(cast("Any", _Format(ai.registry.lookup_value("format", "json"))))
 
 
 class _Format:
-    """Genkit's json, but for how answers are read."""
+    """Genkit's json format with another parser."""
 
     name = JSON_FORMAT
 
@@ -36,7 +36,7 @@ class _Format:
 
 
 class _Reader:
-    """Reads the answer to one call."""
+    """Parses the response to one call."""
 
     def __init__(self, lenient: Any) -> None:
         self._lenient = lenient
@@ -44,10 +44,10 @@ class _Reader:
         self._read: tuple[str, object] | None = None
 
     def parse_message(self, message: Message) -> object:
-        """Return what an answer holds; Genkit asks for it again and again.
+        """Return the content of a response. Genkit calls this several times per response.
 
         Raises:
-            ValueError: no whole JSON document is in it.
+            ValueError: It has no complete JSON document.
         """
         text = message.text
         if self._read is None or self._read[0] != text:
@@ -55,15 +55,15 @@ class _Reader:
         return self._read[1]
 
     def parse_chunk(self, chunk: ModelResponseChunk) -> object:
-        """Parse the part of an answer that has arrived."""
+        """Parse the part of a response that has arrived."""
         return self._lenient.parse_chunk(chunk)
 
 
 def _parse(text: str) -> object:
-    # The second is for a model that wraps its object in words or in a fence.
+    # The second is for a model that puts text or a code fence around its object.
     for candidate in (text, text[text.find("{") : text.rfind("}") + 1]):
         with suppress(ValueError, RecursionError):
-            return _mended(json.loads(candidate, strict=False))  # models write line ends into strings as they are
+            return _mended(json.loads(candidate, strict=False))  # models put unescaped line ends into strings
     raise ValueError("no JSON")
 
 

@@ -1,7 +1,7 @@
-"""Every LLM call of the service goes through `Llm`: here a silent failure becomes an exception.
+"""The one guarded LLM call. It turns Genkit's silent failures into exceptions.
 
-Genkit does not raise when a model call fails: it returns a response whose `finish_reason` and `error` tell so. A
-caller of this module gets a usable response or one of the exceptions of `src.errors`.
+Genkit does not raise if a model call fails: it returns a response with `finish_reason` and `error`. `Llm` returns a
+usable response or raises an exception of `src.errors`.
 """
 
 import asyncio
@@ -54,12 +54,12 @@ OutputT = TypeVar("OutputT", bound=BaseModel)
 
 USABLE = (FinishReason.STOP, FinishReason.LENGTH, None)  # the Ollama plugin never gives a reason
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
-# The statuses that Genkit makes of HTTP's 4xx, but 401, 403, 404, 408 and 429: they come from what was asked.
+# Genkit's statuses for HTTP's 4xx except 401, 403, 404, 408 and 429: the request caused them.
 REJECTIONS = frozenset({"INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ALREADY_EXISTS", "ABORTED"}) | {
     "CANCELLED",
     "UNKNOWN",
 }
-BY_ANSWER = (RuntimeErrorReason.INVALID_OUTPUT, RuntimeErrorReason.TOOL_NOT_FOUND)  # the model's answer is to blame
+BY_ANSWER = (RuntimeErrorReason.INVALID_OUTPUT, RuntimeErrorReason.TOOL_NOT_FOUND)  # the model's response caused it
 MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
@@ -72,7 +72,7 @@ class LlmCall:
     finish_reason: str = ""
 
     def note(self, response: ModelResponse[Any]) -> None:
-        """Take over what the response tells."""
+        """Record the figures of the response."""
         self.finish_reason = str(response.finish_reason or "")
         if response.usage is not None:
             self.input_tokens = _tokens(response.usage.input_tokens)
@@ -80,11 +80,14 @@ class LlmCall:
 
 
 def _tokens(count: float | None) -> int:
-    """Return a provider's count, or 0 where it is none: metrics and spans refuse others, and would lose the answer."""
+    """Return a provider's token count, or 0 if it is invalid.
+
+    Metrics and spans reject invalid counts, and the response would be lost.
+    """
     return int(count) if count is not None and 0 <= count < 2**63 else 0
 
 
-# Encloses a call; what it gets is filled in before it ends.
+# A context manager around a call; the record that it gets is complete at its end.
 Watcher = Callable[[LlmCall], AbstractContextManager[None]]
 
 
@@ -93,10 +96,10 @@ class Llm:
 
     Args:
         ai: The Genkit instance whose default model is called.
-        timeout: Seconds one call may take, its tool rounds and all chunks of a stream included.
-        bulkhead: Bounds the calls under way.
-        breaker: Refuses calls while the model fails; None: never.
-        watchers: Each encloses every call that is made, for metrics and traces.
+        timeout: Maximum seconds of a call, with its tool rounds and all chunks of a stream.
+        bulkhead: Limits concurrent calls.
+        breaker: Refuses calls while the model fails; None disables it.
+        watchers: Context managers around every call, for metrics and traces.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class Llm:
         define_json_format(ai)
 
     def tool(self, function: Callable[..., Any]) -> Tool:
-        """Make a function known as a tool: its name, docstring and annotations are what the model reads of it."""
+        """Register a function as a tool. The model reads its name, docstring and annotations."""
         return self._ai.tool(name=function.__name__)(function)
 
     async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
@@ -125,15 +128,15 @@ class Llm:
         return await self._ai.run(name=name, fn=function)
 
     async def text(self, system: Instruction, *user: UserPart, on_text: Callable[[str], None] | None = None) -> str:
-        """Return the model's answer, never empty; one that was cut off is marked so. `on_text` gets each chunk of it.
+        """Return the model's response, never empty, marked if truncated. `on_text` gets each chunk.
 
         Args:
             system: The system prompt.
             user: The parts of the one user message, in this order.
 
         Raises:
-            ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: as the table of errors says.
-            TypeError: a part is none of `src.prompt`, a string for example.
+            ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: See the table of errors.
+            TypeError: A part is not a type of `src.prompt`, for example a string.
         """
         state = _CallState(_messages(system, user), on_text)
         response = await self._call(state)
@@ -144,17 +147,17 @@ class Llm:
     async def structured(
         self, schema: type[OutputT], system: Instruction, *user: UserPart, tools: Sequence[Tool] = ()
     ) -> OutputT:
-        """Return the model's answer as an instance of `schema`. A broken schema is ModelFailed."""
+        """Return the model's response as an instance of `schema`. Raises ModelFailed if it violates the schema."""
         return await self._structured(schema, _messages(system, user), tools)
 
     async def from_prompt_file(self, schema: type[OutputT], file: PromptFile, *user: UserPart) -> OutputT:
-        """As `structured`, with the system prompt and the beginning of the user message from a Dotprompt file."""
+        """Like `structured`, with the system prompt and the start of the user message from a Dotprompt file."""
         messages = await self._rendered(file)
         parts = [*messages[-1].content, *_user_parts(user)]
         return await self._structured(schema, [*messages[:-1], Message(role=Role.USER, content=parts)])
 
     async def _rendered(self, file: PromptFile) -> list[Message]:
-        """Render the file once: it holds nothing that changes."""
+        """Render the file once, because its content never changes."""
         messages = self._files.get(file)
         if messages is None:
             options = await self._ai.prompt(file.name).render()
@@ -194,7 +197,7 @@ class Llm:
         call.note(response)
         raise_for_failure(response, state.failure)
         if state.schema is not None:
-            state.output = response.output  # which Genkit reads and checks anew each time
+            state.output = response.output  # which Genkit would load and validate for each call
             if state.truncated or not isinstance(state.output, state.schema):
                 raise AnswerUnusable
         return response
@@ -223,7 +226,7 @@ def _messages(system: Instruction, user: Sequence[UserPart]) -> list[Message]:
 
 
 def _user_parts(user: Sequence[UserPart]) -> list[Part]:
-    """Genkit's parts. Providers refuse an empty text, so there is no part for one."""
+    """Return Genkit's parts. Empty texts are left out, because providers reject them."""
     return [_part(each) for each in user if each != CallerText("")]
 
 
@@ -234,7 +237,7 @@ def _part(part: UserPart) -> Part:
         case Image():
             return Part(media=Media(url=part.url, content_type=part.media_type))
         case Instruction():
-            # Some providers' plugins join the texts of a message without anything between them.
+            # Some providers' plugins concatenate the texts of a message.
             return Part(text=f"\n{part.value}\n")
         case _:
             raise TypeError(
@@ -244,11 +247,11 @@ def _part(part: UserPart) -> Part:
 
 @dataclass(slots=True)
 class _CallState:
-    """One call: what it asks, where its chunks go, and what became known of its output and failure.
+    """State of one call: its input, the receiver of its chunks, and what is known of its output and failure.
 
     Attributes:
-        failure: What the model raised, or why a request was not sent to it.
-        truncated: The answer was cut off at the limit of tokens.
+        failure: The model's exception, or the reason why a request was not sent.
+        truncated: True if the response was cut off at the token limit.
     """
 
     messages: list[Message]
@@ -265,9 +268,9 @@ _current_call: ContextVar[_CallState] = ContextVar("current_call")
 
 
 class _Call(BaseMiddleware[Any]):
-    """Streams a call's chunks in the caller's own task, and keeps what Genkit's response does not tell of a failure.
+    """Middleware that streams chunks in the caller's own task, and records failures that Genkit's response omits.
 
-    Genkit's `generate_stream` runs the call in a task of its own, which outlives a caller who has left.
+    Genkit's `generate_stream` runs the call in a task of its own, which outlives a disconnected caller.
     """
 
     async def wrap_generate(
@@ -294,24 +297,24 @@ class _Call(BaseMiddleware[Any]):
                 tool.input_schema = tool.input_schema or NO_ARGUMENTS  # OpenAI refuses an empty schema
             return await next_fn(params, ctx)
         except Exception as error:
-            state.failure = error  # of what is raised here, Genkit's response tells no more than the message
+            state.failure = error  # Genkit's response has only the exception's message
             raise
 
 
 def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = None) -> None:
-    """Turn what Genkit only notes on the response into an exception, and log what the provider said.
+    """Turn a failure in Genkit's response into an exception, and log the provider's reason.
 
     Args:
-        failure: What the model raised.
+        failure: The model's exception.
 
     Raises:
-        ContentBlocked: the model or a safety filter refused.
-        TimedOut: the provider ran into its own deadline.
-        UpstreamTimedOut: the provider waited too long for the request.
-        RequestRejected: the provider refused the request as invalid.
-        AnswerUnusable: an answer that breaks the schema, an empty one, one that can't be read, or a stream that ended
-            without saying why.
-        ModelFailed: anything else that leaves no usable answer: an upstream error, no connection.
+        ContentBlocked: The model or a safety filter refused.
+        TimedOut: The provider exceeded its own time limit.
+        UpstreamTimedOut: The provider waited too long for the request.
+        RequestRejected: The provider rejected the request as invalid.
+        AnswerUnusable: The response violates the schema, is empty or unreadable, or is a stream that ended without a
+            reason.
+        ModelFailed: Any other failure, such as an upstream error or a failed connection.
     """
     if response.error is None and response.finish_reason in USABLE and response.text.strip():
         return
@@ -329,13 +332,13 @@ def raise_for_failure(response: ModelResponse[Any], failure: Exception | None = 
 
 
 def _upstream_wait(failure: Exception | None) -> float:
-    """Seconds for which the provider asked to be left alone."""
+    """Return the seconds that the provider asks to wait."""
     metadata = failure.response_metadata if isinstance(failure, GenkitError) else None
     return 0.0 if metadata is None else metadata["retry_after_ms"] / 1000
 
 
 def _is_unreadable(failure: BaseException | None) -> bool:
-    """Return True if the answer can't be read, or a plugin found nothing in it."""
+    """Return True if the response can't be parsed, or a plugin found nothing in it."""
     if failure is None:
         return False
     if isinstance(failure, ValueError | RecursionError):  # a parser gave up
@@ -349,7 +352,7 @@ def _is_unreadable(failure: BaseException | None) -> bool:
 def _is_request_timeout(failure: BaseException | None) -> bool:
     """Return True if the provider's status was 408, which Genkit maps like 504."""
     cause = failure.__cause__ if failure is not None else None
-    # SDKs have it as the one or the other.
+    # SDKs use one or the other name.
     return HTTPStatus.REQUEST_TIMEOUT in (getattr(cause, "status_code", None), getattr(cause, "code", None))
 
 
@@ -362,5 +365,5 @@ def _log_failure(response: ModelResponse[Any]) -> None:
         reason=error.reason if error is not None else None,
     )
     if error is not None:
-        # It may quote prompt or answer, which belong in no log but one that was asked for.
+        # It may quote the prompt or the response, which are logged at debug level only.
         log.debug("what the provider said", message=error.message)

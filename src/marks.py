@@ -1,4 +1,4 @@
-"""Marks of an answer: they travel beside the flow's output, which is the caller's alone."""
+"""Marks of a response, which travel beside the flow's output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Marks:
-    """Marks of an answer that callers are told about.
+    """Marks of a response that callers receive.
 
     Attributes:
-        truncated: The model's text was cut off at MAX_OUTPUT_TOKENS.
+        truncated: True if the model's text was cut off at MAX_OUTPUT_TOKENS.
     """
 
     truncated: bool = False
@@ -22,7 +22,7 @@ _current: ContextVar[Marks] = ContextVar("marks")
 
 @contextmanager
 def collecting_marks() -> Iterator[Marks]:
-    """Collect the marks of the model calls within."""
+    """Collect the marks of all LLM calls in the block."""
     marks = Marks()
     token = _current.set(marks)
     try:
@@ -32,7 +32,7 @@ def collecting_marks() -> Iterator[Marks]:
 
 
 def mark_truncated() -> None:
-    """Mark the answer as cut off. Does nothing where nobody collects."""
+    """Mark the response as truncated. Does nothing outside `collecting_marks`."""
     marks = _current.get(None)
     if marks is not None:
         marks.truncated = True

@@ -1,7 +1,7 @@
 """A prompt in typed parts: the service's own instructions, callers' texts, and images.
 
-Genkit compiles a string as a Handlebars template and searches it for Dotprompt's markers. Here no text is ever read in
-that way: `src.llm` takes the parts below, never a string, and hands each to the provider as a part of its own.
+Genkit compiles a string as a Handlebars template and searches it for Dotprompt's markers. So `src.llm` accepts the
+parts below, never a string, and passes each to the provider as a part of its own.
 """
 
 import re
@@ -22,15 +22,15 @@ _FRONT_MATTER_KEY = re.compile(r"^(\w+):", re.MULTILINE)
 
 
 class Instruction(Enum):
-    """Base for enums of the service's own texts: system prompts, and labels in front of callers' texts.
+    """Base of enums with the service's own texts: system prompts, and labels before callers' texts.
 
-    Members exist from import on: text that is known only at run time, such as a caller's, can't become one.
+    Members are defined at import, so text that is known only at run time, such as a caller's, can't become one.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class CallerText:
-    """Text from outside. It reaches the model as it is, as one user part."""
+    """Text from outside. It reaches the model unchanged, as one user part."""
 
     text: str
 
@@ -40,7 +40,7 @@ class CallerText:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image for the model. Raises ValueError for anything but image bytes in a `data:` URL."""
+    """An image for the model. Raises ValueError unless it is a `data:` URL of an image."""
 
     url: FetchedImage
 
@@ -50,7 +50,7 @@ class Image:
 
     @property
     def media_type(self) -> str:
-        """For example `image/png`."""
+        """Media type, for example `image/png`."""
         return self.url[5:64].partition(";")[0]
 
 
@@ -63,19 +63,19 @@ def sanitize(text: str) -> str:
 
 
 def free_text(text: str | None) -> CallerText:
-    """A caller's free text, sanitized. Source code, which is useless when cut, goes whole: `CallerText(code)`."""
+    """Return a caller's free text, sanitized. Source code must not be cut: use `CallerText(code)`."""
     return CallerText(sanitize(text or ""))
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """The Dotprompt file `prompts/<name>.prompt`, which holds instructions only.
+    """The Dotprompt file `prompts/<name>.prompt`, which contains instructions only.
 
-    Dotprompt searches the *rendered* text for its markers, so a value put into a file could forge system prompts, other
-    turns and media. Callers' texts are therefore passed beside the file.
+    Dotprompt searches the *rendered* text for its markers, so a value in a file could forge system prompts, other turns
+    and media. Callers' texts are therefore passed beside the file.
 
     Raises:
-        ValueError: the file is missing, has a template expression other than `{{role "system"}}` and `{{role "user"}}`,
+        ValueError: The file is missing, has a template expression other than `{{role "system"}}` and `{{role "user"}}`,
             or sets more than its description.
     """
 

@@ -1,6 +1,6 @@
-"""One rate limit for both protocols: a token bucket per client, in one store that both ask.
+"""One rate limit for both protocols: a token bucket per client, in one shared store.
 
-The bucket is kept as its theoretical arrival time (GCRA, ITU-T I.371): one number a client, no timers, no refilling.
+A bucket is stored as its theoretical arrival time (GCRA, ITU-T I.371): one number per client, no timers, no refilling.
 """
 
 import math
@@ -26,11 +26,11 @@ MAX_KNOWN_CALLERS = 4096
 
 
 class Decision(NamedTuple):
-    """The outcome of one request for a token.
+    """The outcome of a request for a token.
 
     Attributes:
         remaining: Requests that could follow at once.
-        retry_after: Seconds until this one would pass; 0 where it did.
+        retry_after: Seconds until this request would pass; 0 if it passed.
     """
 
     allowed: bool
@@ -50,7 +50,7 @@ class BucketStore(Protocol):
     """A store of token buckets."""
 
     def stats(self) -> BucketStats:
-        """A snapshot, for metrics."""
+        """Return a snapshot, for metrics."""
         ...
 
     async def take(self, buckets: Sequence[tuple[str, Rate]], cost: int = 1) -> Decision:
@@ -59,11 +59,11 @@ class BucketStore(Protocol):
 
 
 class MemoryBuckets:
-    """Buckets in this process, bounded: full ones are forgotten, and beyond the cap the least recently used.
+    """Token buckets in this process. Full ones are dropped, and beyond the maximum the least recently used.
 
     Args:
         clock: Monotonic seconds.
-        max_buckets: Keys kept at most; about 250 bytes each.
+        max_buckets: Maximum number of buckets, about 250 bytes each.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_buckets: int = MAX_BUCKETS) -> None:
@@ -73,7 +73,7 @@ class MemoryBuckets:
         self._allowed = self._refused = 0
 
     def stats(self) -> BucketStats:
-        """A snapshot, for metrics."""
+        """Return a snapshot, for metrics."""
         return BucketStats(self._allowed, self._refused)
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class MemoryBuckets:
         return Decision(True, int(remaining + 1e-6), 0.0)
 
     def _forget(self, now: float) -> None:
-        """Drop up to two buckets that are full again: a crowd that has gone leaves faster than it came."""
+        """Drop up to two full buckets. Past clients' buckets thus leave faster than new ones arrive."""
         for _ in range(2):
             oldest = next(iter(self._arrivals))
             if self._arrivals[oldest] > now and len(self._arrivals) <= self._max:
@@ -113,11 +113,11 @@ class MemoryBuckets:
 
 
 class RateLimit:
-    """Counts requests of callers who are known by their address alone: the one place where tokens are taken.
+    """Limits callers known by their address only. The only place that takes tokens.
 
     Args:
         store: The buckets, the same for both protocols.
-        rate: For a single client; larger IPv6 networks have multiples of it.
+        rate: The rate of a single client; larger IPv6 networks have multiples of it.
     """
 
     def __init__(self, store: BucketStore, rate: Rate) -> None:
@@ -126,16 +126,16 @@ class RateLimit:
         self._caller_at = lru_cache(maxsize=MAX_KNOWN_CALLERS)(partial(caller_at, rate=rate))
 
     async def admit(self, address: str) -> Decision:
-        """Take a token for a request from `address`, which from here on is the caller of the current task."""
+        """Take a token for a request from `address`, and set the caller of the current task."""
         caller = self._caller_at(address)
         set_caller(caller)
         return await self._store.take(caller.buckets)
 
 
 class RateLimitMiddleware:
-    """Refuses requests over the rate with 429; tells the others what is left.
+    """Refuses requests over the rate with 429, and reports the remaining budget in all responses.
 
-    `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
+    Sends `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-10.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""The last look at a request before it goes to the provider: nothing in it may be forged.
+"""The last check of a request before it goes to the provider.
 
-SDKs download or open what a media part names, and models obey system prompts and earlier turns. If text from outside
-ever becomes more than the text of a user part, the call ends here.
+SDKs download or open media URLs, and models obey system prompts and earlier turns. If text from outside ever becomes
+more than the text of a user part, the call ends here.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from genkit import Message, Part, Role
 
 from src.errors import AnswerUnusable, ServiceError
 
-MAX_REQUEST_CHARS = 200_000  # images apart: the longest input, Genkit's instructions and five rounds of tools fit
+MAX_REQUEST_CHARS = 200_000  # without images; fits the longest input, Genkit's instructions and five tool rounds
 
 log = structlog.get_logger(__name__)
 
@@ -19,12 +19,12 @@ log = structlog.get_logger(__name__)
 def check_request(sent: Sequence[Message], made: Sequence[Message]) -> None:
     """Compare the messages of a request with those that `src.llm` made for this call.
 
-    Allowed besides are Genkit's instructions about the output's format and rounds of tools: a model's turn and its
-    tools' answers, without media.
+    Genkit may add its instructions for the output format, and tool rounds: a model's turn and its tools' results,
+    without media.
 
     Raises:
-        ServiceError: something else is in it, which is a bug.
-        AnswerUnusable: rounds of tools have made it longer than `MAX_REQUEST_CHARS`.
+        ServiceError: It has other content, which is a bug.
+        AnswerUnusable: Tool rounds made it longer than `MAX_REQUEST_CHARS`.
     """
     ours, rounds = sent[: len(made)], sent[len(made) :]
     if not _are_as_made(ours, made) or not _are_tool_rounds(rounds):
