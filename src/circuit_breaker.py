@@ -21,7 +21,7 @@ from enum import StrEnum
 
 from src.errors import CircuitOpen, ContentBlocked, ModelFailed, TimedOut
 
-MAX_UPSTREAM_WAIT = 300.0  # maximum seconds that a provider's Retry-After keeps the circuit open
+MAX_UPSTREAM_WAIT = 300.0  # maximum seconds that a provider's Retry-After can keep the circuit open
 MAX_TURNS = 1024  # remembered callers' turns while the circuit is not closed
 
 

@@ -86,9 +86,10 @@ class RequestReaders:
 
     @contextmanager
     def _place(self, client: str, deadline: Deadline) -> Iterator[None]:
-        """Encloses the wait for a probe's message. Where a client has too many of them, its oldest gives way.
+        """Track the wait for a probe's message, as a context manager.
 
-        None is refused for their number: the message of an honest probe comes with the probe.
+        Beyond the maximum, the client's oldest probe ends. No new probe is refused for their number, because an honest
+        probe sends its message at once.
         """
         waiting = self._probes.setdefault(client, {})
         waiting[deadline] = None

@@ -1,4 +1,4 @@
-"""HTTP responses as ASGI messages, and the guard that ends one when something fails on the way."""
+"""HTTP responses as ASGI messages, and the guard that completes a response after a failure."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -16,22 +16,22 @@ from src.util.scope import first_header, forget_marks, route_path
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-SECONDS_TO_SEND = 0.5  # servers use force a second after the grace
+SECONDS_TO_SEND = 0.5  # servers kill workers a second after the grace period
 _GUARD = "response_guard"
 
 
 class ResponseGuard:
-    """Tracks one response, so that a failure gets the answer that still fits: a problem, an error event, or nothing.
+    """Tracks one response, so that a failure gets the response that still fits: a problem, an error event, or nothing.
 
-    It holds the response's start until the first body message, so that a failure between them can replace it. The
-    start of an event stream leaves at once. A replaced start passes the layers between the guard and its sender twice.
+    It holds the start of the response until the first body message, so that a failure between them can replace it. The
+    start of an event stream is sent at once. A replaced start passes the layers between the guard and its sender twice.
 
     Args:
-        send: Where the messages go.
+        send: Receives the messages.
         operations: The flow's name by path, for the log.
 
     Attributes:
-        has_started: The start has left.
+        has_started: True if the start has been sent.
     """
 
     __slots__ = ("_ended", "_has_failed", "_held", "_is_event_stream", "_operations", "_send", "has_started")
@@ -43,7 +43,7 @@ class ResponseGuard:
         self.has_started = self._ended = self._has_failed = self._is_event_stream = False
 
     async def send(self, message: Message) -> None:
-        """Pass a message on."""
+        """Send a message, or hold it if it is the start."""
         if message["type"] == "http.response.start":
             content_type = first_header(message.get("headers", ()), b"content-type")
             self._is_event_stream = content_type.startswith(b"text/event-stream")
@@ -60,13 +60,13 @@ class ResponseGuard:
         await self._send(message)
 
     async def fail(self, scope: Scope, send: Send, failure: ServiceError) -> None:
-        """Log the failure, and end the response with it. What fails after that is a consequence, and passed over.
+        """Log the failure and end the response with it. Later failures are consequences and ignored.
 
-        An event stream that has started ends with an `error` event. Any other body is left incomplete, so that its
-        reader can't take it for whole.
+        A started event stream ends with an `error` event. Any other started body stays incomplete, so that the client
+        can't take it for complete.
 
         Args:
-            send: That of the caller: the failure passes the layers outside of it.
+            send: The caller's own, because the failure must pass the layers outside the caller.
         """
         if self._has_failed and self.has_started:
             return
@@ -74,7 +74,7 @@ class ResponseGuard:
         log_failure(failure, (self._operations or {}).get(route_path(scope), ""))
         if not self.has_started:
             self._held = None
-            forget_marks(scope)  # the failure has not passed the layers that the held response has
+            forget_marks(scope)  # the failure has not passed the layers that the held start has
             await in_time(send_failure(scope, send, failure))
         elif self._is_event_stream and not self._ended:
             event = b"event: error\ndata: " + orjson.dumps(failure.problem(request_id_of(scope))) + b"\n\n"
@@ -82,21 +82,21 @@ class ResponseGuard:
 
 
 def guard(scope: Scope, send: Send, operations: Mapping[str, str] | None = None) -> ResponseGuard:
-    """Make the guard of a request's response. `release` it at the end: it refers to the scope that refers to it."""
+    """Create the guard of a request's response. `release` it at the end: it and the scope refer to each other."""
     made = scope.setdefault("state", {})[_GUARD] = ResponseGuard(send, operations)
     return made
 
 
 def release(scope: Scope) -> None:
-    """Break the cycle of scope and guard, which would wait for the garbage collector."""
+    """Break the reference cycle of scope and guard, which would otherwise wait for garbage collection."""
     del scope["state"][_GUARD]
 
 
 def guarded(scope: Scope, send: Send) -> tuple[ResponseGuard, Send]:
-    """Find the guard of the response, or make it: the outermost layer that asks does.
+    """Return the guard of the response; the outermost layer that asks creates it.
 
     Returns:
-        The guard, and what the app is to send through.
+        The guard, and the `send` for the app.
     """
     found: ResponseGuard | None = scope.setdefault("state", {}).get(_GUARD)
     if found is not None:
@@ -106,9 +106,9 @@ def guarded(scope: Scope, send: Send) -> tuple[ResponseGuard, Send]:
 
 
 async def in_time(sending: Awaitable[None]) -> None:
-    """Wait half a second for what is sent outside of the request's time limit, or at its end.
+    """Wait at most half a second for sending that the request's time limit does not cover.
 
-    A client that does not read must not hold its request any longer.
+    A client that does not read must not keep its request open longer.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(SECONDS_TO_SEND):
@@ -127,17 +127,17 @@ async def send_response(
 
 
 async def send_problem(send: Send, problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
-    """Send problem details (RFC 9457); the response's status is the problem's."""
+    """Send problem details (RFC 9457) with their status."""
     await send_response(send, problem["status"], PROBLEM, orjson.dumps(problem), headers)
 
 
 async def send_status(scope: Scope, send: Send, status: int, headers: Mapping[str, str] | None = None) -> None:
-    """Send a status that needs no further explanation, as problem details."""
+    """Send the problem details of a plain HTTP status."""
     await send_problem(send, status_problem(status, request_id_of(scope)), headers)
 
 
 def status_problem(status: int, request_id: str) -> dict[str, Any]:
-    """Make the problem details of a status that needs no further explanation."""
+    """Return the problem details of a plain HTTP status."""
     phrase = HTTPStatus(status).phrase
     return {
         "type": "about:blank",
@@ -149,12 +149,12 @@ def status_problem(status: int, request_id: str) -> dict[str, Any]:
 
 
 async def send_invalid(send: Send, errors: list[dict[str, Any]]) -> None:
-    """Send a 422 in FastAPI's shape."""
+    """Send a 422 in FastAPI's format."""
     await send_response(send, HTTPStatus.UNPROCESSABLE_ENTITY, JSON, orjson.dumps({"detail": errors}))
 
 
 async def send_failure(scope: Scope, send: Send, failure: ServiceError) -> None:
-    """Send what the table of errors has for the failure."""
+    """Send the response that the table of errors has for the failure."""
     if isinstance(failure, InvalidInput):
         await send_invalid(send, failure.as_validation_errors())
     else:

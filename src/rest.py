@@ -1,6 +1,6 @@
-"""The REST adapter: a FastAPI app made from the operation rows.
+"""The REST adapter: a FastAPI app built from the operation rows.
 
-FastAPI documents the endpoints, and answers what is for none of them; they themselves are plain ASGI apps.
+FastAPI documents the endpoints and answers requests for unknown paths. The endpoints themselves are plain ASGI apps.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from src.runner import Runner
 from src.schemas import HealthResponse, Problem, ValidationFailures
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
 
-# Ours sees the whole chain; FastAPI's would make a second span, and records what people sent.
+# The service's own span covers the whole chain. FastAPI's would be a second one, and records input.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -37,10 +37,10 @@ NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-# The exceptions that have a handler: FastAPI's own, and those of `build_rest`. The endpoints answer them by themselves.
+# Exceptions that already have a handler: FastAPI's own and those of `build_rest`. The endpoints answer them themselves.
 HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, Exception}
 SCHEMA_REF = "#/components/schemas/{model}"
-# What any operation may be answered with instead of its output.
+# Failure responses of any operation.
 FAILURES = {
     413: "The request is larger than allowed.",
     415: "The request is not declared as JSON.",
@@ -59,13 +59,12 @@ def build_rest(
     is_ready: Callable[[], bool],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]],
 ) -> FastAPI:
-    """The REST app. API docs exist in debug only.
+    """Return the REST app, with API docs in debug only.
 
-    What is added to it as middleware is asked for every request; FastAPI's dependencies are not asked for the
-    operations.
+    Added middleware runs for every request. FastAPI's dependencies don't run for the operations.
 
     Args:
-        is_ready: Whether the process can serve now: what /ready tells.
+        is_ready: Returns True if the process can serve now, for /ready.
     """
     app = FastAPI(
         title="Hardened Genkit service",
@@ -74,7 +73,7 @@ def build_rest(
         docs_url="/docs" if settings.debug else None,
         redoc_url="/redoc" if settings.debug else None,
         openapi_url="/openapi.json" if settings.debug else None,
-        redirect_slashes=False,  # it would lead where the Host header says
+        redirect_slashes=False,  # it would redirect to the host of the Host header
         telemetry=NO_TELEMETRY,
     )
     for operation in OPERATIONS:
@@ -90,13 +89,13 @@ def build_rest(
         raise error
 
     app.add_exception_handler(HTTPException, on_status)
-    # Starlette would answer a bug itself, in plain text and outside its own middleware.
+    # Starlette would answer a bug itself, in plain text and outside the app's middleware.
     app.add_exception_handler(Exception, leave_to_the_chain)
     return app
 
 
 class _Sent(Response):
-    """An answer that is sent by a function."""
+    """A response that is sent by a function."""
 
     def __init__(self, write: Callable[[Send], Awaitable[None]]) -> None:
         self._write = write
@@ -106,11 +105,11 @@ class _Sent(Response):
 
 
 class Shortcut:
-    """Takes requests past FastAPI to the endpoints that it would route them to.
+    """Takes known requests directly to their endpoints, past FastAPI.
 
-    A look into a table does for them what costs FastAPI three middlewares and a pattern for each route. Everything
-    else is FastAPI's: the documents, what is for no endpoint, and all requests where the app has more to it than
-    endpoints: middleware or handlers of exceptions that someone added, or a path that it is mounted under.
+    A table look-up replaces FastAPI's three middlewares and a pattern match per route. FastAPI handles all other
+    requests: API docs and unknown paths. It also handles every request if the app has more than endpoints: added
+    middleware, exception handlers, or a mount path.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -123,7 +122,7 @@ class Shortcut:
 
     @cached_property
     def _endpoints(self) -> dict[tuple[str, str], ASGIApp]:
-        """By method and path. Made by the first request, as FastAPI's own stack: what comes later does not count."""
+        """Return the endpoints by method and path. Built by the first request, like FastAPI's middleware stack."""
         if self.app.user_middleware or not self.app.exception_handlers.keys() <= HANDLED:
             return {}
         return {
@@ -186,7 +185,7 @@ def _add_endpoint(
     undocumented: Sequence[str] = (),
     **documentation: Any,
 ) -> None:
-    """Route to the endpoint. What documents it is prepared, which takes its time, where there are documents.
+    """Route to the endpoint. Its documentation, which takes time to prepare, is built only if API docs are on.
 
     Args:
         undocumented: Further methods.
@@ -202,7 +201,7 @@ def _add_endpoint(
 
 
 class _NamedRoute(Route):
-    """Tells in the scope which route it is, as FastAPI's do: Sentry names what it traces by it."""
+    """Stores the route in the scope, as FastAPI's routes do: Sentry names transactions by it."""
 
     def __init__(self, path: str, endpoint: ASGIApp, *, methods: list[str]) -> None:
         super().__init__(path, endpoint, methods=methods)
@@ -214,7 +213,7 @@ class _NamedRoute(Route):
 
 
 def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    """All that may come, as OpenAPI has it."""
+    """Return all responses, for OpenAPI."""
     problem = {"application/problem+json": {"schema": {"$ref": SCHEMA_REF.format(model="Problem")}}}
     invalid = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ValidationFailures")}}}
     wait = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
@@ -235,7 +234,7 @@ def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]
 
 
 def _event_schema(field: str) -> dict[str, Any]:
-    """One event, as FastAPI and OpenAPI 3.2 describe them."""
+    """Return the schema of one event, as FastAPI and OpenAPI 3.2 describe them."""
     text = {"type": "string"}
     data = [
         {"type": "object", "properties": {"chunk": text}, "required": ["chunk"]},
@@ -253,7 +252,7 @@ def _event_schema(field: str) -> dict[str, Any]:
 
 
 def _describe_failures(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI can't derive: it takes every model for a plain JSON answer."""
+    """Add to the OpenAPI document what FastAPI can't derive: it takes every model for a plain JSON response."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

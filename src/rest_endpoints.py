@@ -1,7 +1,7 @@
-"""The REST endpoints, as ASGI apps: from the bytes of a request to those of its answer.
+"""The REST endpoints, as ASGI apps: from the request body to the response.
 
-Pydantic parses and writes them directly, which is faster than through FastAPI and refuses bad JSON of any kind in the
-one way that clients know.
+Pydantic parses and serializes directly, which is faster than FastAPI, and all invalid JSON gets the same kind of
+response.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -24,7 +24,7 @@ from src.util.disconnect import ClientGone, while_connected
 from src.util.scope import CLIENT_LEFT, first_header
 from src.util.text import replace_lone_escapes
 
-KEEP_ALIVE_SECONDS = 15.0  # proxies end a connection that is silent for a minute
+KEEP_ALIVE_SECONDS = 15.0  # proxies close connections that are silent for a minute
 KEEP_ALIVE: Message = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
 TRUNCATED = {"x-truncated": "1"}
 
@@ -34,7 +34,7 @@ InputT = TypeVar("InputT", bound=BaseModel)
 
 
 class HealthEndpoint:
-    """Answers GET and HEAD with `{"status": "ok"}` as long as `is_well`, else 503."""
+    """Answers GET and HEAD with `{"status": "ok"}` while `is_well` returns True, otherwise with 503."""
 
     def __init__(self, is_well: Callable[[], bool]) -> None:
         self._is_well = is_well
@@ -50,10 +50,10 @@ class HealthEndpoint:
 
 
 class OperationEndpoint:
-    """One operation: its input from the JSON body, where none is `{}`, its output as JSON or as server-sent events.
+    """One operation: its input is the JSON body (none is `{}`), its output JSON or server-sent events.
 
     Args:
-        tells_cache: Send `Cache-Status` (RFC 9211). It tells callers who share a scope what others have asked.
+        tells_cache: Send `Cache-Status` (RFC 9211), which shows callers of the same scope what others have asked.
     """
 
     def __init__(self, operation: Operation, runner: Runner, *, tells_cache: bool = False) -> None:
@@ -99,7 +99,7 @@ class OperationEndpoint:
 
 
 def without_body(send: Send) -> Send:
-    """Send the response to GET as that to HEAD (RFC 9110, 9.3.2)."""
+    """Send the response to GET as one to HEAD (RFC 9110, 9.3.2)."""
 
     def head(message: Message) -> Awaitable[None]:
         return send({**message, "body": b""} if message["type"] == "http.response.body" else message)
@@ -112,11 +112,11 @@ def _to_json(output: BaseModel) -> bytes:
 
 
 class BrokenOff(Exception):
-    """The client left within its request, or sent what is no body. To granian both are the same."""
+    """The client disconnected during its request, or sent a malformed body. granian does not distinguish them."""
 
 
 async def read_body(receive: Receive) -> bytes:
-    """Read the whole body of a request. Raises BrokenOff where it has no end."""
+    """Read the whole body of a request. Raises BrokenOff if it does not end properly."""
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -128,7 +128,7 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def parse_input(model: type[InputT], body: bytes) -> InputT:
-    """The input that a JSON body holds; lone surrogates in it are replaced. Raises ValidationError."""
+    """Parse the input from a JSON body; lone surrogates in it are replaced. Raises ValidationError."""
     try:
         return model.model_validate_json(body)
     except ValidationError:
@@ -139,7 +139,7 @@ def parse_input(model: type[InputT], body: bytes) -> InputT:
 
 
 def is_json(content_type: bytes) -> bool:
-    """Return True for a JSON media type. A page of another site can send other types, or none, without a preflight."""
+    """Return True for a JSON media type. Pages of other sites can send other types, or none, without a preflight."""
     if content_type == JSON:
         return True
     media_type = content_type.partition(b";")[0].strip().lower()
@@ -147,11 +147,11 @@ def is_json(content_type: bytes) -> bool:
 
 
 class EventStream:
-    """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` each, at the end `{"done": true, ...}`.
+    """A streamed flow as server-sent events (WHATWG HTML, 9.2): one `{"chunk"}` each, at the end `{"done": true, ...}`.
 
-    The headers leave at once, and a comment after each 15 seconds of silence; nginx is asked not to buffer. The
-    response's guard makes a failure an `error` event with the problem as its data; a client that leaves ends the flow
-    and its LLM call.
+    The headers are sent at once, and a comment after each 15 seconds of silence. nginx is asked not to buffer. After a
+    failure the response's guard sends an `error` event with the problem as its data. A client that disconnects ends the
+    flow and its LLM call.
     """
 
     def __init__(self, operation: Operation, runner: Runner) -> None:
@@ -159,7 +159,7 @@ class EventStream:
         self._runner = runner
 
     async def send(self, input: BaseModel, receive: Receive, send: Send) -> None:
-        """Send the events of one run. Raises ServiceError after the events that came before the failure."""
+        """Send the events of one run. A ServiceError is raised after the events before the failure."""
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-store"),

@@ -1,4 +1,4 @@
-"""Runs the flows for both adapters: once for the whole answer, or chunk by chunk."""
+"""Run the flows for both adapters: once for the whole output, or chunk by chunk."""
 
 import asyncio
 from collections import deque
@@ -21,17 +21,17 @@ from src.util.locals import forget_locals
 from src.util.memory import memory_of
 
 MAX_WAITING_CHUNKS = 64
-RESULT_BYTES = 256  # of a result, and of each of its forms, beside their content
+RESULT_BYTES = 256  # per result and per form, beside their content
 
 
 class Result:
-    """A flow's output, as bytes in each form that was asked for, and its marks. Each form is made once.
+    """A flow's output, its marks, and its serialized forms, each made once when first needed.
 
     Args:
         on_growth: Called with the result when it has a new form.
 
     Attributes:
-        marks: How the output came about. They stay with it in the cache.
+        marks: Marks of the output, which are cached with it.
     """
 
     __slots__ = ("_forms", "_on_growth", "_output", "marks")
@@ -48,7 +48,7 @@ class Result:
         return memory_of(self._output) + sum(RESULT_BYTES + len(form) for form in self._forms.values()) + RESULT_BYTES
 
     def encoded(self, encode: Callable[[Any], bytes]) -> bytes:
-        """Return the output as `encode` makes it, and remember that form. One form needs one function."""
+        """Return the output as `encode` serializes it, and remember that form. Each form needs one fixed function."""
         form = self._forms.get(encode)
         if form is None:
             form = self._forms[encode] = encode(self._output)
@@ -56,7 +56,7 @@ class Result:
         return form
 
     def text(self, operation: Operation) -> dict[str, str]:
-        """The output's field that a streamed operation's chunks add up to."""
+        """Return the field of the output that a streamed operation's chunks add up to."""
         field = operation.text_field or ""
         return {field: getattr(self._output, field)}
 
@@ -65,14 +65,14 @@ class Runner:
     """The operations' flows, registered with Genkit under their names.
 
     Args:
-        ai: Where the flows are registered.
+        ai: The Genkit instance for the flows.
         flows: The object whose methods they are.
-        model: The LLM's name, part of the cache's keys.
-        cache: Of the results of operations that may be cached; None: no operation is.
-        drain: Refuses work, and ends it, when the process stops.
+        model: The LLM's name, a part of cache keys.
+        cache: The cache for operations that allow caching; None disables it.
+        drain: Refuses and ends calls when the process stops.
 
     Attributes:
-        receiving: Makes a context manager for the wait for a request's body, see `Drain.receiving`.
+        receiving: Returns a context manager for waiting for a request's body, see `Drain.receiving`.
     """
 
     def __init__(self, ai: Genkit, flows: object, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
@@ -86,10 +86,10 @@ class Runner:
         self.receiving = drain.receiving
 
     def kept(self, operation: Operation, input: BaseModel) -> Result | None:
-        """The flow's result, if the cache has it: without waiting, or anything else that a wait takes.
+        """Return the cached result, or None. Never awaits, so callers can skip watching for a disconnect.
 
         Raises:
-            ShuttingDown: new work is refused.
+            ShuttingDown: New calls are refused.
         """
         if self._cache is None or not operation.cached:
             return None
@@ -99,13 +99,15 @@ class Runner:
     async def run(
         self, operation: Operation, input: BaseModel, on_use: Callable[[CacheUse], None] = lambda _: None
     ) -> Result:
-        """The flow's result, from the cache where it may be. Cancelling ends the LLM call, unless others wait for it.
+        """Return the flow's result, cached if the operation allows it.
+
+        Cancelling ends the LLM call, unless other callers wait for it.
 
         Args:
-            on_use: Called with how the cache was used, where it was.
+            on_use: Called with how the cache was used, if it was.
 
         Raises:
-            ServiceError: whatever went wrong, as the table of errors has it.
+            ServiceError: Any failure, as in the table of errors.
         """
         async with self._drain.work():
             if self._cache is None or not operation.cached:
@@ -138,27 +140,27 @@ class Runner:
         return Result(result.response, marks, on_growth)
 
     def check_accepting(self) -> None:
-        """Raises ShuttingDown where new work is refused: for those who must know before they begin to answer."""
+        """Raise ShuttingDown if new calls are refused, for callers who must know before they start a response."""
         self._drain.check()
 
     def sending(self) -> AbstractAsyncContextManager[None]:
-        """Encloses the sending of a stream, which a client that does not read holds up beyond the end of the flow.
+        """Track the sending of a stream, as a context manager. A slow client can prolong it beyond the end of the flow.
 
         Raises:
-            ShuttingDown: as the flow does.
+            ShuttingDown: As for the flow.
         """
         return self._drain.work()
 
     async def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
     ) -> AsyncGenerator[str | Result, None]:
-        """Each chunk's text, and last the whole result. Closing the generator ends the LLM call.
+        """Yield each chunk's text, then the whole result. Closing the generator ends the LLM call.
 
-        The flow runs in a task that this generator owns: Genkit's own `flow.stream()` leaves its task running
-        when the consumer has gone.
+        The flow runs in a task that this generator owns: Genkit's own `flow.stream()` leaves its task running when the
+        consumer stops.
 
         Raises:
-            ServiceError: as `run`, after the chunks that came before the failure.
+            ServiceError: As in `run`, after the chunks before the failure.
         """
         chunks = Chunks(keep_alive)
         task = asyncio.create_task(self._streamed(operation, input, chunks))
@@ -177,17 +179,17 @@ class Runner:
 
 
 class KeepAlive(NamedTuple):
-    """Awaits `send` each time that a stream has been silent for so many seconds."""
+    """Awaits `send` each time a stream has been silent for this many seconds."""
 
     seconds: float
     send: Callable[[], Awaitable[None]]
 
 
 class Chunks(AsyncIterator[str]):
-    """A queue of texts between a flow, which cannot wait, and a client, which may be slow.
+    """A queue of texts from a flow, which must not wait, to a client, which may be slow.
 
-    It holds at most `MAX_WAITING_CHUNKS` entries: beyond that a new text is joined to the last one, so nothing is
-    lost and a slow reader gets larger chunks.
+    It holds at most `MAX_WAITING_CHUNKS` entries. Beyond that, a new text is appended to the last entry, so nothing is
+    lost and a slow client gets larger chunks.
     """
 
     def __init__(self, keep_alive: KeepAlive | None = None) -> None:
@@ -197,7 +199,7 @@ class Chunks(AsyncIterator[str]):
         self._closed = False
 
     def put(self, text: str) -> None:
-        """Add a text; never blocks."""
+        """Add a text. Never blocks."""
         if len(self._waiting) < MAX_WAITING_CHUNKS:
             self._waiting.append(text)
         else:
@@ -205,7 +207,7 @@ class Chunks(AsyncIterator[str]):
         self._changed.set()
 
     def close(self) -> None:
-        """No more texts will come; those waiting are still handed out."""
+        """Mark the end of the texts. Waiting ones are still delivered."""
         self._closed = True
         self._changed.set()
 

@@ -1,13 +1,13 @@
-"""The chain around the app: pure ASGI, in one fixed order, each layer ignorant of its neighbours.
+"""The middleware chain around the app: pure ASGI layers in a fixed order, independent of each other.
 
     AccessLog → GZip → CORS → TrustedHost → RateLimit → Timeout → MaxBodySize → ExceptionHandler → SecurityHeaders
     → RequestId → App
 
-Layers further out than the headers and the id answer some requests themselves (a wrong host, a preflight, too large a
-body). `Edge`, around all of them, completes what such answers lack, so nothing leaves unhardened or untraceable.
+Layers outside SecurityHeaders and RequestId answer some requests themselves (a wrong host, a preflight, a body that is
+too large). `Edge`, around all layers, adds the missing headers to such responses.
 
-Layers cost something on every request. So what has nothing to wait for hands on the awaitable of the next one instead
-of awaiting it, which would be one more coroutine each time.
+Layers run for every request. So a layer with nothing to wait for returns the awaitable of the next layer instead of
+awaiting it, which saves a coroutine.
 """
 
 import sys
@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 MAX_LENGTH_DIGITS = 18
 FREE_PIECES = 256  # pieces of a body, of any size
-MIN_PIECE_BYTES = 256  # allow one more piece
+MIN_PIECE_BYTES = 256  # bytes that allow one more piece
 TOO_MANY_PIECES = "The request's body comes in too many pieces."
 MIN_COMPRESSED_BYTES = 500
 HTTP_1_0 = ("1.0", "1")  # the second is granian's
@@ -97,7 +97,7 @@ def apply_security_middleware(
     """Wrap `app` in the whole chain.
 
     Args:
-        limit: The one that the gRPC side asks too.
+        limit: The rate limit, shared with gRPC.
         operations: The flow's name by path, for the log.
         listeners: Get the record of each request that has ended, as the access log does.
     """
@@ -107,7 +107,7 @@ def apply_security_middleware(
 def wrap(
     app: ASGIApp, chain: Iterable[Layer], settings: Settings, operations: Mapping[str, str] | None = None
 ) -> ASGIApp:
-    """Wrap `app` in these layers, outermost first, and the edge around them."""
+    """Wrap `app` in these layers, outermost first, and `Edge` around them."""
     for layer in reversed(list(chain)):
         app = layer(app)
     return Edge(app, settings, operations)
@@ -133,10 +133,10 @@ def layers(settings: Settings, limit: RateLimit, listeners: Sequence[CallListene
 
 
 class Edge:
-    """The outside of the chain: gives each request its id before any layer logs, and completes their answers.
+    """Outermost layer. Assigns the request id before anything logs, and completes responses that lack headers.
 
-    A response that has passed the inner layers is marked in the scope's state and left as it is. One that came before
-    the request's body had been read leaves with its connection intact.
+    A response that passed the inner layers is marked in the scope's state and not changed. If the app has not read the
+    body, a short one is read before the response ends, so that the keep-alive connection survives.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, operations: Mapping[str, str] | None) -> None:
@@ -171,9 +171,9 @@ class Edge:
         try:
             await self.app(scope, receive if body is None else body.receive, response.send)
             if CLIENT_LEFT in state and not response.has_started:
-                # For granian, which else sends a 500 of its own to a client that has closed its side alone.
+                # granian would otherwise send its own 500 to a client that has half-closed the connection.
                 await in_time(send_status(scope, completing, HTTPStatus.BAD_REQUEST))
-        except Exception as error:  # of a layer outside of the one that answers exceptions
+        except Exception as error:  # raised by a layer outside ExceptionHandler
             await response.fail(scope, response.send, as_service_error(error))
         finally:
             release(scope)
@@ -222,9 +222,9 @@ class AccessLog:
 
 
 class GZip:
-    """Starlette's compression. A client that takes none goes round it, and gets the same bytes.
+    """Starlette's compression. Clients that don't accept gzip bypass it and get the same bytes.
 
-    Starlette looks at every header of every answer first; all that comes of it is `Vary` on what it could compress.
+    Starlette would read every header of every response, only to set `Vary` on compressible ones.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -234,12 +234,12 @@ class GZip:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or accepts_gzip(scope):
             return self._compressing(scope, receive, send)
-        held: Message | None = None  # the start, until the body tells whether it is worth compressing
+        held: Message | None = None  # the start, until the body shows whether compression is worth it
 
         async def varying(message: Message) -> None:
             nonlocal held
             if message["type"] == "http.response.start":
-                held = message if may_be_compressed(message) else None  # instead of one that a failure replaces
+                held = message if may_be_compressed(message) else None  # replaces an earlier start after a failure
                 if held is not None:
                     return
             if held is not None:
@@ -287,16 +287,14 @@ def is_compressible(content_type: bytes) -> bool:
 
 
 def varying_by(headers: Iterable[tuple[bytes, bytes]], name: str) -> RawHeaders:
-    """The headers with this one in `Vary`."""
+    """Return the headers with this one in `Vary`."""
     varied = MutableHeaders(raw=list(headers))
     varied.add_vary_header(name)
     return varied.raw
 
 
 class CORS:
-    """Starlette's answers to scripts of other origins. A request without `Origin` comes from no such script: it goes
-    round, and its answer only says that it would vary.
-    """
+    """Starlette's CORS. Requests without `Origin` bypass it, and their responses only get `Vary: Origin`."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         self.app = app
@@ -331,9 +329,9 @@ def is_preflight(scope: Scope) -> bool:
 
 
 class TrustedHost:
-    """Starlette's check of the `Host` header, which health probes by address do not have to pass.
+    """Starlette's check of the `Host` header, from which health probes are exempt.
 
-    Any request needs one `Host` and no second one (RFC 9112, 3.2); one of HTTP/1.0 may have none.
+    Every request needs exactly one `Host` (RFC 9112, 3.2); HTTP/1.0 requests may have none.
     """
 
     def __init__(self, app: ASGIApp, patterns: Sequence[str]) -> None:
@@ -351,7 +349,7 @@ class TrustedHost:
                 if host is not None:
                     return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
                 host = value
-        # granian gives an empty one where there is none.
+        # granian gives an empty one if there is none.
         if not host and scope.get("http_version") not in HTTP_1_0:
             return in_time(send_status(scope, send, HTTPStatus.BAD_REQUEST))
         is_suspect = self._is_checking and host not in self._known and route_path(scope) not in PROBE_PATHS
@@ -370,7 +368,7 @@ class TrustedHost:
 
 
 class Timeout:
-    """A bound on the whole request, a stalled upload and a stream included; the work under it is cancelled."""
+    """Limits the whole request, a stalled upload and a stream included, and cancels the work."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app = app
@@ -391,9 +389,9 @@ class Timeout:
 
 
 class MaxBodySize:
-    """Refuses a body over the limit: by its declared length before a byte is read, else as it streams in.
+    """Refuses a body over the limit: by its declared length before it is read, otherwise while it arrives.
 
-    A body in very many pieces is refused too: each costs the server and the layers as much as a large one.
+    A body in very many pieces is refused too, because each piece costs as much as a large one.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -430,7 +428,7 @@ class MaxBodySize:
         try:
             await self.app(scope, counting, unless_refused)
         except Exception:
-            if not refused:  # else it is the app's own way to say that its client is gone
+            if not refused:  # otherwise the app reports a disconnected client with it
                 raise
 
     def _is_too_long(self, length: str) -> bool:
@@ -441,7 +439,7 @@ async def _nothing() -> None: ...
 
 
 class ExceptionHandler:
-    """Turns whatever the app raises into the answer that the table of errors has for it."""
+    """Turns any exception of the app into the response from the table of errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -458,10 +456,10 @@ class ExceptionHandler:
 
 
 class HeaderPolicy:
-    """The headers that every response has, once each, whatever the app set.
+    """The headers of every response, each once, whatever the app set.
 
-    Values by the `secure` library, after the OWASP Secure Headers Project. `X-XSS-Protection` is left out on purpose:
-    browsers have dropped it, and it could be abused.
+    Values from the `secure` library, after the OWASP Secure Headers Project. `X-XSS-Protection` is not sent: browsers
+    dropped it, and it could be abused.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -477,7 +475,7 @@ class HeaderPolicy:
             custom=[CustomHeader("X-Permitted-Cross-Domain-Policies", "none")],
         )
         self._http = [(name.lower().encode(), value.encode()) for name, value in secure.header_items()]
-        if "granian" in sys.modules:  # it names itself where the app gives no name, and can't be told not to
+        if "granian" in sys.modules:  # granian adds its own name if the app sends none; this can't be turned off
             self._http.append((b"server", b"-"))
         hsts = StrictTransportSecurity().max_age(31_536_000).include_subdomains()
         self._https = [*self._http, (b"strict-transport-security", hsts.header_value.encode())]
@@ -485,7 +483,7 @@ class HeaderPolicy:
         self._proxies = TrustedProxies(settings.trusted_proxy_networks)
 
     def apply(self, scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-        """The response's headers, hardened: ours once, `Cache-Control` unless it was set, none empty, no `Server`."""
+        """Return the hardened headers: the policy's once, `Cache-Control` unless set, no empty ones, no `Server`."""
         kept = [header for header in headers if header[0] not in self._owned and header[1]]
         if not has_header(kept, b"cache-control"):
             kept.append((b"cache-control", b"no-store"))
@@ -500,7 +498,7 @@ class HeaderPolicy:
 
 
 class SecurityHeaders:
-    """Hardens the app's responses."""
+    """Adds the security headers to the app's responses."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -520,7 +518,7 @@ class SecurityHeaders:
 
 
 class RequestId:
-    """Echoes the request's id in the app's responses."""
+    """Adds the request id to the app's responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -540,7 +538,7 @@ class RequestId:
 
 
 def identified(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
-    """The headers with the id, once."""
+    """Return the headers with the id, once."""
     kept = [header for header in headers if header[0] != b"x-request-id"]
     kept.append((b"x-request-id", request_id.encode()))
     return kept

@@ -1,7 +1,7 @@
-"""The composition root: `build_app` builds everything a process shares, once, and hands it down.
+"""The composition root: `build_app` builds every shared part of a process once and passes it on.
 
-The app's lifespan owns the gRPC server, so whichever ASGI server is used, with however many workers, both protocols
-come up and drain together.
+The app's lifespan owns the gRPC server, so both protocols start and drain together, under any ASGI server and with any
+number of workers.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ from src.util.websockets import websockets_as_http
 if TYPE_CHECKING:
     from src.grpc_server import GrpcServer
 
-ACCEPTING_SECONDS = 0.2  # from SIGTERM: uvicorn closes its port within 0.1
-STATUS_SECONDS = 0.3  # beyond the grace, for what it ended to send its status
-LAST_WORK_SECONDS = 0.2  # for the last work at least, if calls have used up the grace
-EXIT_SECONDS = 0.3  # for the server to end the lifespan, once nothing is in flight
+ACCEPTING_SECONDS = 0.2  # after SIGTERM; uvicorn closes its port within 0.1
+STATUS_SECONDS = 0.3  # beyond the grace period, to send the status of ended calls
+LAST_WORK_SECONDS = 0.2  # minimum for the last work, if calls have used up the grace period
+EXIT_SECONDS = 0.3  # for the server to end the lifespan, after the last call
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ def seen_by_sentry(rest: FastAPI) -> ASGIApp:
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:
-    """The circuit breaker, unless it is off."""
+    """Return the circuit breaker, unless it is off."""
     if not settings.cb_enabled:
         return None
     return CircuitBreaker(
@@ -106,7 +106,7 @@ def build_breaker(settings: Settings) -> CircuitBreaker | None:
 
 
 def build_cache(settings: Settings) -> FlowCache[Result] | None:
-    """The response cache, unless it is off."""
+    """Return the response cache, unless it is off."""
     if not settings.cache_enabled:
         return None
     return FlowCache(
@@ -118,10 +118,10 @@ def build_cache(settings: Settings) -> FlowCache[Result] | None:
 
 
 class Service:
-    """The start-up and the shutdown of a process.
+    """The start-up and shutdown of a process.
 
     Attributes:
-        ready: Whether the process can serve: True between the end of start-up and the beginning of shutdown.
+        ready: True between the end of start-up and the beginning of shutdown.
     """
 
     def __init__(
@@ -151,14 +151,14 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        """Bring gRPC up beside REST, and drain both from the signal on; the end of the lifespan only waits for that."""
+        """Start gRPC beside REST. Both drain from the stop signal on; the end of the lifespan waits for it."""
         await self._resolve_model()
         async with self._last_work:
             await self._last_work.enter_async_context(self._watch.running(self._seconds_for_last_work))
             on_signal = noticing_stop_signals(lambda: self._begin_stop(may_exit=True))
             with on_signal as begin_serving, stderr_writer().batching():
                 await self._start_grpc()
-                # What start-up made stays: the collector need not look at it again each time it looks at everything.
+                # Objects of the start-up live on, so full collections can skip them.
                 gc.freeze()
                 self.ready = True
                 self._announce()
@@ -189,17 +189,17 @@ class Service:
             self._fail("the gRPC server has ended by itself")
 
     def _fail(self, reason: str) -> None:
-        """Stop as after SIGTERM, but with a status that a supervisor acts on."""
+        """Stop as after SIGTERM, but with an exit status that a supervisor acts on."""
         if self.ready:
             log.critical(reason)
             self._status = 1
             signal.raise_signal(signal.SIGTERM)
 
     def _begin_stop(self, *, may_exit: bool) -> None:
-        """Turn unready and begin to drain, once.
+        """Become unready and begin to drain, once.
 
         Args:
-            may_exit: End the process if the server does not end the lifespan when all is done.
+            may_exit: End the process if the server does not end the lifespan after the drain.
         """
         if not self.ready:
             return
@@ -223,7 +223,7 @@ class Service:
                 self._exit = asyncio.get_running_loop().call_later(EXIT_SECONDS, _exit, status)
 
     async def _finish_calls(self) -> None:
-        """Send GOAWAY at once; return when neither a request nor an RPC is in flight."""
+        """Send GOAWAY at once, and return when no request or RPC is in flight."""
         if self._grpc is None:
             await self._drain.finished(STATUS_SECONDS)
             return
@@ -247,7 +247,7 @@ class Service:
         return max(LAST_WORK_SECONDS, self._drain.seconds_left)
 
     async def _resolve_model(self) -> None:
-        """Find the model once, before any caller does: Genkit would remember a caller's cancellation for ever."""
+        """Resolve the model once, before any caller does: Genkit would cache a caller's cancellation permanently."""
         if await self._ai.registry.resolve_action(ActionKind.MODEL, self._settings.model) is None:
             raise ConfigError(f"MODEL={self._settings.model!r} (--model): the provider has no such text model")
 
@@ -302,10 +302,10 @@ def _why_not_listening(settings: Settings) -> str:
 
 
 def _exit(status: int) -> None:
-    """End the process although the server still waits for connections: all work is done, and told.
+    """End the process although the server still waits for connections. All calls are finished and logged.
 
-    granian waits for idle HTTP/2 connections and half requests until it is killed, all servers for clients that do not
-    read. An exception would wait for the server's tasks again.
+    granian waits for idle HTTP/2 connections and incomplete requests until it is killed, and all servers wait for
+    clients that don't read. An exception would wait for the server's tasks again.
     """
     try:
         stderr_writer().close()
