@@ -1,4 +1,4 @@
-"""The circuit breaker's states, found by taking a real one through all that can happen to it."""
+"""The circuit breaker's states, found by exercising a real breaker."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ class Transition:
 
 
 class _Experiment:
-    """A breaker with the default settings, and the time it is in."""
+    """A breaker with the default settings and its own clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -48,7 +48,7 @@ class _Experiment:
 
 Happening = Callable[[_Experiment], None]
 
-# Where several take the circuit the same way, the first does.
+# If several events cause the same transition, the first is listed.
 HAPPENINGS: dict[str, Happening] = {
     "a call succeeds": _Experiment.succeed,
     "a call fails": _Experiment.fail,
@@ -63,7 +63,7 @@ WAYS_TO: dict[State, tuple[Happening, ...]] = {
 
 
 def transitions() -> list[Transition]:
-    """Every way from a state to another, one for each pair."""
+    """Return every transition between two states, one per pair."""
     found: dict[tuple[State, State], Transition] = {}
     for before, way in WAYS_TO.items():
         for words, happening in HAPPENINGS.items():

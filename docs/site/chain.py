@@ -12,7 +12,7 @@ from src.security import Edge, layers
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, and what it does in its own words."""
+    """A layer, with its docstring's summary."""
 
     name: str
     summary: str
@@ -28,4 +28,4 @@ def chain() -> list[Layer]:
 
 
 async def _app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Stands where the app is."""
+    """Stand in for the app."""

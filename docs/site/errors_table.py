@@ -9,13 +9,13 @@ from src.errors import ServiceError
 
 
 def errors_table() -> str:
-    """A row a failure: what happened, and what each protocol says of it."""
+    """Return a table with a row per failure: its cause and the response of each protocol."""
     head = ("Failure", "REST", "gRPC", "`type` over REST")
     return table(head, (_row(kind) for kind in failures()))
 
 
 def failures(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """All kinds that callers can tell apart; the bug, which stands for all others, last."""
+    """Yield all failures that callers can tell apart, ending with the bug."""
     for narrower in kind.__subclasses__():
         yield from failures(narrower)
     if "slug" in vars(kind):

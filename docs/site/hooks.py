@@ -37,18 +37,18 @@ _MARKER = re.compile(r"^<!-- from the code: (.+?) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what stands at the top of the repository, where its hosts look for it."""
+    """Add SECURITY.md, which stands at the top of the repository, where hosting sites look for it."""
     files.append(File.generated(config, "reporting.md", abs_src_path=str(ROOT / "SECURITY.md")))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with its markers replaced."""
+    """Return the page with its markers replaced."""
     return _MARKER.sub(lambda marker: part(marker[1]), markdown)
 
 
 def part(name: str) -> str:
-    """A generated part. Raises PluginError if there is none of this name, or it can't be made."""
+    """Return a generated part. Raises PluginError if the name is unknown or the part can't be generated."""
     try:
         return PARTS[name]()
     except KeyError:

@@ -6,12 +6,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "performance"
 
 
 def results(folder: Path = FOLDER) -> str:
-    """The figures of the last run, as the benchmark wrote them; nothing where none has been kept."""
+    """Return the tables of the last benchmark run, or an empty text if there are none."""
     file = folder / "results.md"
     return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def plots(folder: Path = FOLDER) -> str:
-    """All plots, each under its name."""
+    """Return all plots, each with its name."""
     files = sorted(folder.glob("*.svg"))
     return "\n\n".join(f"![{file.stem.replace('-', ' ')}]({folder.name}/{file.name})" for file in files)

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from docs.site.markdown_table import code, table
 from src.config import Settings, default_of, flag_of, is_secret
 
-# By a part of the annotation's name; the first that is found.
+# By a part of the annotation's name; the first match counts.
 KINDS = {
     "SecretStr": "secret",
     "Path": "file",

@@ -15,7 +15,7 @@ KINDS = ("Counter", "Gauge", "Histogram")
 
 
 def metrics_table(source: Path = ROOT / "src/observability/metrics.py") -> str:
-    """A row a metric, as the source makes them."""
+    """Return a table with a row per metric, read from the source."""
     found = [
         (node.lineno, _metric(node.func.id, node.args))
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
@@ -31,13 +31,13 @@ def _metric(kind: str, arguments: list[ast.expr]) -> tuple[str, ...]:
 
 
 def alerts() -> list[dict[str, Any]]:
-    """The alert rules."""
+    """Return the alert rules."""
     groups = yaml.safe_load((GRAFANA / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def alerts_table() -> str:
-    """A row an alert."""
+    """Return a table with a row per alert."""
     rows = (
         (
             f"[{code(rule['alert'])}](#{rule['alert'].lower()})",
@@ -52,6 +52,6 @@ def alerts_table() -> str:
 
 
 def panels() -> str:
-    """The titles of the dashboard's panels, as a list."""
+    """Return a list of the dashboard's panel titles."""
     dashboard = json.loads((GRAFANA / "dashboard.json").read_text(encoding="utf-8"))
     return "\n".join(f"- {panel['title']}" for panel in dashboard["panels"])
