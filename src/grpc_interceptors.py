@@ -234,7 +234,7 @@ class GrpcLoggingInterceptor(RpcHook):
         self._listeners = listeners
 
     async def on_start(self, rpc: Rpc) -> None:
-        """Bind the id."""
+        """Bind the request id to the log lines of the RPC."""
         structlog.contextvars.bind_contextvars(request_id=rpc.request_id)
 
     def on_end(self, _token: None, rpc: Rpc) -> None:

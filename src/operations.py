@@ -1,6 +1,6 @@
-"""One row a flow: both protocols are generated from these rows.
+"""One row per flow. Both protocols are generated from these rows.
 
-Adding a flow: its models in `schemas.py`, its method in `flows.py`, its messages and RPC in the proto file, and a
+To add a flow, add its models to `schemas.py`, its method to `flows.py`, its messages and RPC to the proto file, and a
 row here.
 """
 
@@ -16,16 +16,16 @@ from src.flows import Flows
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A flow as both protocols offer it.
+    """A flow and its endpoints.
 
     Attributes:
-        flow: The method of `Flows` that answers.
+        flow: The method of `Flows` that runs it.
         input, output: Its models.
-        path: REST: `POST <path>`.
-        rpc: gRPC: the method's name in `GenkitService`.
-        cached: Whether equal input may be answered from the cache.
-        text_field: Of a streamed flow, the output's field that its chunks add up to; None for a unary one.
-        json_field: Where the RPC's answer carries the whole output as JSON text, the message's field for it.
+        path: Path over REST, for POST.
+        rpc: The method's name in `GenkitService`.
+        cached: True if equal inputs may get the cached result.
+        text_field: For a streamed flow, the output field that its chunks add up to; None for a unary one.
+        json_field: The field of the RPC's response that holds the whole output as JSON text, if there is one.
     """
 
     flow: Callable[..., Any]
@@ -39,12 +39,12 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """The flow's name, in Genkit, logs and the API's documentation."""
+        """The flow's name in Genkit, in logs and in the API docs."""
         return self.flow.__name__
 
     @property
     def streamed(self) -> bool:
-        """True if the answer comes in chunks: SSE over REST, a server stream over gRPC."""
+        """True if the response is streamed: server-sent events over REST, a server stream over gRPC."""
         return self.text_field is not None
 
 

@@ -1,6 +1,6 @@
-"""The models of the flows' input and output: the one place of every default and every limit.
+"""Inputs and outputs of the flows, with all defaults and limits.
 
-Both protocols use these models. Every input field has a default, so `{}` and an empty protobuf message work.
+Both protocols use these models. Every input field has a default, so `{}` and an empty protobuf message are valid.
 """
 
 import base64
@@ -19,7 +19,7 @@ _DOT_PNG = base64.b64encode(
 
 
 def _not_blank(text: str) -> str:
-    """The flows strip free text: what is left of it must be something."""
+    """Reject blank text, because the flows strip free text and the model needs some."""
     if text.strip():
         return text
     raise PydanticCustomError("string_blank", "String should not be blank")
@@ -92,7 +92,7 @@ class TranslateRequest(Schema):
 
 
 class Translation(Schema):
-    """The part of the answer that the LLM has to give."""
+    """The part of the output that the LLM generates."""
 
     translated_text: str = Field(description="The translation.")
     confidence: Literal["high", "medium", "low"] = Field(description="How sure the translation is.")

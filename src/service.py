@@ -151,7 +151,7 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        """Start gRPC beside REST. Both drain from the stop signal on; the end of the lifespan waits for it."""
+        """Start gRPC beside REST. Both drain from the stop signal on, and the lifespan ends after the drain."""
         await self._resolve_model()
         async with self._last_work:
             await self._last_work.enter_async_context(self._watch.running(self._seconds_for_last_work))

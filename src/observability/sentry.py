@@ -77,7 +77,7 @@ def sampler(rate: float) -> Callable[[object], float]:
 
 
 def report(error: BaseException, **tags: str) -> None:
-    """Send a bug."""
+    """Send a bug to Sentry."""
     with sentry_sdk.new_scope() as scope:
         scope.set_tags({**tags, MARK: "log"})
         scope.capture_exception(error)

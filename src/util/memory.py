@@ -1,4 +1,4 @@
-"""Estimates the memory of a value."""
+"""Estimate the memory of a value."""
 
 import sys
 from typing import Any
