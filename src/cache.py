@@ -22,7 +22,7 @@ SWEEP_SECONDS = 0.05  # between two parts of a sweep
 
 
 class CacheUse(StrEnum):
-    """How the cache was used for a result, in the terms of `Cache-Status` (RFC 9211)."""
+    """The use of the cache for a result, in the terms of `Cache-Status` (RFC 9211)."""
 
     HIT = "hit"
     MISS = "fwd=miss"
