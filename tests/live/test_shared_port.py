@@ -73,6 +73,12 @@ def test_another_program_that_would_share_the_port_is_noticed(name: str) -> None
             other.accept()
 
 
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"])
+def test_nobody_can_join_a_single_process_at_its_port(name: str) -> None:
+    with Service(EVERY[name]) as service, pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", service.grpc_port), reuse_port=True).close()
+
+
 @pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn", "gunicorn"])
 def test_the_port_is_free_again_at_once(name: str) -> None:
     with Service(EVERY[name]) as service:
