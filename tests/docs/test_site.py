@@ -158,7 +158,7 @@ def test_a_settings_row_says_what_is_allowed_and_what_holds(
 def test_secrets_have_no_flag() -> None:
     """Command lines are public."""
     assert (
-        "`GEMINI_API_KEY` | Key of the Gemini API; alone it chooses Gemini Flash as the model.<br>*secret* |"
+        "`GEMINI_API_KEY` | Gemini API key; without MODEL it selects Gemini Flash.<br>*secret* |"
         in part("settings")
     )
 
