@@ -157,10 +157,7 @@ def test_a_settings_row_says_what_is_allowed_and_what_holds(
 
 def test_secrets_have_no_flag() -> None:
     """Command lines are public."""
-    assert (
-        "`GEMINI_API_KEY` | Gemini API key; without MODEL it selects Gemini Flash.<br>*secret* |"
-        in part("settings")
-    )
+    assert "`GEMINI_API_KEY` | Gemini API key; without MODEL it selects Gemini Flash.<br>*secret* |" in part("settings")
 
 
 def test_every_operation_is_documented_for_both_protocols(pages: dict[str, Page]) -> None:
