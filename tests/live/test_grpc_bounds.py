@@ -15,12 +15,12 @@ from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
-from tests.small_service import pb
+from tests.small_service import in_this_process, pb
 
 OK, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 4, 5, 8, 12, 14
 CHECK, WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"
 HEALTH, LIST = b"/genkit.sample.v1.GenkitService/Health", b"/grpc.health.v1.Health/List"
-JOKE = b"/genkit.sample.v1.GenkitService/PirateChat"
+CHAT = b"/genkit.sample.v1.GenkitService/PirateChat"
 UNKNOWN = b"/no.Such/Thing"
 SECONDS = 0.5
 NO_REQUEST: Any = pb.HealthRequest()  # an empty message; that of List has no type stub
@@ -34,7 +34,8 @@ def served_methods() -> list[str]:
     async def methods() -> frozenset[str]:
         return GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit)).methods
 
-    return sorted(asyncio.run(methods()))
+    with in_this_process():
+        return sorted(asyncio.run(methods()))
 
 
 METHODS = served_methods()
@@ -171,7 +172,7 @@ def test_watches_and_rpcs_without_a_message_do_not_hold_up_a_stop() -> None:
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), metadata=(("x-request-id", "watch-1"),))
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        rpcs.begin(JOKE, logged(service, "silent-1"))
+        rpcs.begin(CHAT, logged(service, "silent-1"))
         assert rpcs.status(rpcs.begin(HEALTH)) == OK  # by its end the server knows of the RPC before
         service.terminate()
         assert [answer.status for answer in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]

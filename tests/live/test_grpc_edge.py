@@ -17,7 +17,7 @@ from tests.small_service import pb
 from tests.standins import gemini
 from tests.standins.gemini import Gate, GeminiStandIn
 
-JOKE = "/genkit.sample.v1.GenkitService/PirateChat"
+CHAT = "/genkit.sample.v1.GenkitService/PirateChat"
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_an_rpc_whose_message_never_comes_is_timed_out_and_logged(method: str) -
         never.set()
 
 
-@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", JOKE, "/genkit.sample.v1.GenkitService/TellStory"])
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", CHAT, "/genkit.sample.v1.GenkitService/TellStory"])
 def test_a_message_that_is_none_is_the_clients_mistake(service: Service, method: str) -> None:
     metadata = (("x-request-id", "garbage-1"),)
     error = failure(service.channel.unary_stream(method), b"\xff\xff\xff", metadata=metadata)
@@ -163,15 +163,15 @@ def test_a_message_that_is_none_is_the_clients_mistake(service: Service, method:
 
 def test_an_oversized_message_is_logged(service: Service) -> None:
     metadata = (("x-request-id", "oversized-1"),)
-    error = failure(service.channel.unary_stream(JOKE), b"x" * 1_100_000, metadata=metadata)
+    error = failure(service.channel.unary_stream(CHAT), b"x" * 1_100_000, metadata=metadata)
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert service.access_line("oversized-1")["method"] == JOKE
+    assert service.access_line("oversized-1")["method"] == CHAT
 
 
 def test_metadata_that_is_not_utf8_is_logged_nowhere(service: Service) -> None:
     with RawRpcs(service.grpc_port) as rpcs:
         secret = (b"authorization", b"Bearer \xff" + b"tok-5121")
-        stream = rpcs.begin(JOKE.encode(), secret, (b"x-request-id", b"not-utf8-1"))
+        stream = rpcs.begin(CHAT.encode(), secret, (b"x-request-id", b"not-utf8-1"))
         rpcs.send(stream, frame(b""), is_last=True)
         assert rpcs.status(stream) == 0
     assert service.access_line("not-utf8-1")["code"] == "OK"

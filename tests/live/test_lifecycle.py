@@ -37,7 +37,7 @@ def test_calls_in_flight_complete_after_sigterm(name: str, upstream: GeminiStand
         service.terminate()
         wait_until_refused(service.port)
         gate.release(6)
-        assert rest.result(10).json()["joke"] == "one two"
+        assert rest.result(10).json()["answer"] == "one two"
         assert stream.result(10).text.endswith('data: {"done":true,"story":"one two"}\n\n')
         assert rpc.result(10).answer == "one two"
         assert stream_rpc.result(10) == ["one ", "two"]

@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.util.server_parent import LOOK_SECONDS
-from tests.live.service import COMMANDS, ROOT, Service
+from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import assert_refused
 from tests.live.test_shutdown import eventually, is_ready, is_serving
 from tests.small_service import pb
@@ -149,7 +149,7 @@ def test_without_its_grpc_server_it_ends_with_1(name: str, upstream: GeminiStand
 
 @pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn"])
 def test_a_grpcio_that_lacks_private_names_stops_the_start_in_one_line(name: str) -> None:
-    service = Service(crashing(name, "create_app_without_private_names"), PYTHONPATH=str(ROOT))
+    service = Service(crashing(name, "create_app_without_private_names"))
     with pytest.raises(AssertionError, match="not up") as caught, service:
         pass
     assert service.process.returncode not in (0, -signal.SIGKILL)

@@ -58,10 +58,9 @@ def messages(_loader: Any, module: ModuleType) -> None:
     """In the default pool, where reflection looks: those of `src` are never made."""
     from google.protobuf import descriptor_pool
 
-    from tests.small_service import OPERATIONS
-    from tests.small_service.messages import messages_of
-
-    vars(module).update(vars(messages_of(OPERATIONS, descriptor_pool.Default())))
+    rows = importlib.import_module("src.operations").OPERATIONS
+    messages_of = importlib.import_module("tests.small_service.messages").messages_of
+    vars(module).update(vars(messages_of(rows, descriptor_pool.Default())))
 
 
 CHANGES = {"src.operations": operations, "src.flows": flows, "src.generated.service_pb2": messages}
