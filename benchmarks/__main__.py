@@ -25,8 +25,8 @@ from benchmarks import buckets, in_process, load, startup
 from benchmarks.bare_grpc import MESSAGE, TRANSLATE_TEXT
 from benchmarks.load import Cost
 from benchmarks.report import GOALS, plots, table
-from src.generated import service_pb2
 from tests.live.service import COMMANDS, Service
+from tests.small_service import pb
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "performance"
 GRANIAN = COMMANDS["granian"]
@@ -73,7 +73,7 @@ class Requests:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.translate = self.post("translate", '{"text":"hello"}')
-        message = service_pb2.TranslateRequest(text="hello").SerializeToString()
+        message = pb.TranslateRequest(text="hello").SerializeToString()
         self.message = folder / "message.bin"
         self.message.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
 
@@ -131,7 +131,7 @@ def throughput(rounds: int, seconds: int, requests: Requests) -> dict[str, Any]:
         bare = stack.enter_context(Baseline("fastapi"))
         raw = stack.enter_context(Baseline("raw"))
         bare_grpc = stack.enter_context(BareGrpc())
-        if service.stub.TranslateText(service_pb2.TranslateRequest(text="hello")).ByteSize() != len(MESSAGE):
+        if service.stub.TranslateText(pb.TranslateRequest(text="hello")).ByteSize() != len(MESSAGE):
             raise ValueError("the service's answer is longer or shorter than TRANSLATION of benchmarks.bare_grpc")
 
         def get(server: Service) -> Measure:

@@ -8,8 +8,6 @@ import os
 import grpc
 import uvloop
 
-from src.generated import service_pb2
-
 TRANSLATE_TEXT = "/genkit.sample.v1.GenkitService/TranslateText"
 # What the service answers with its embedded model, at some other time.
 TRANSLATION = {
@@ -21,7 +19,15 @@ TRANSLATION = {
     "target_language": "French",
     "confidence": "high",
 }
-MESSAGE = service_pb2.TranslationResponse(**TRANSLATION).SerializeToString()
+
+
+def _field(number: int, text: str) -> bytes:
+    """Encode a field of a protobuf message: generated code would have to be that of the service."""
+    length = len(text.encode())
+    return bytes([number << 3 | 2, *([length] if length < 128 else [length & 127 | 128, length >> 7])]) + text.encode()
+
+
+MESSAGE = b"".join(_field(number, text) for number, text in enumerate(TRANSLATION.values(), 1))
 
 
 async def start() -> grpc.aio.Server:

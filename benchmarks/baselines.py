@@ -6,13 +6,14 @@ also measured in a process of its own.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks import bare_grpc
-from src.schemas import TranslateRequest, TranslationResponse
 
 # As the service has it: FastAPI's own would cost more than all of the chain. Not imported from there, as that would
 # bring Genkit into the baseline, and with it a heap that takes long to collect.
@@ -24,6 +25,20 @@ NO_TELEMETRY: TelemetryConfig = {
     "auto_configure": False,
 }
 OK = b'{"status":"ok"}'
+
+
+class TranslateRequest(BaseModel):
+    text: str = Field("Hello, how are you?", min_length=1, max_length=10_000)
+    target_language: str = Field("French", max_length=100)
+
+
+class TranslationResponse(BaseModel):
+    original_text: str
+    translated_text: str
+    target_language: str
+    confidence: Literal["high", "medium", "low"]
+
+
 ANSWER = TranslationResponse.model_validate(bare_grpc.TRANSLATION)
 
 
@@ -45,7 +60,7 @@ def raw() -> ASGIApp:
 
 
 def fastapi() -> FastAPI:
-    """FastAPI as its documentation shows it, with the service's own models, and a bare gRPC server beside it."""
+    """FastAPI as its documentation shows it, with models as the service has them, and a bare gRPC server beside it."""
     app = FastAPI(lifespan=_bare_grpc, telemetry=NO_TELEMETRY)
 
     @app.get("/health")

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests import small_service
 from tests.small_service import pb
 
-CODE_CHARS, TEXT_CHARS, PATH_CHARS = 50_000, 10_000, 30_000
+QUESTION_CHARS, TEXT_CHARS, PATH_CHARS = 5_000, 10_000, 30_000
 TOO_LARGE_BYTES = 1_048_577
 ADDRESSES = 5_000
 HOLD_SECONDS = 1.0
@@ -40,7 +40,7 @@ class Callers:
             *(self.rest_left, self.sse_left, self.rpc_left, self.stream_rpc_left, self.invalid),
         ]
         self.worst: list[Kind] = [
-            *(self.large_answer, self.large_code, self.many_addresses, self.too_large, self.long_path),
+            *(self.large_answer, self.large_question, self.many_addresses, self.too_large, self.long_path),
             *(self.tiny_chunks, self.unread, self.watch, self.large_metadata),
         ]
 
@@ -90,8 +90,8 @@ class Callers:
         """Another text each time, as long as may be: the answer repeats it and is cached."""
         return await self._post("/translate", {"text": f"{random.random()} ".ljust(TEXT_CHARS, "x")})
 
-    async def large_code(self) -> str:
-        return await self._post("/review-code", {"code": f"{random.random()} ".ljust(CODE_CHARS, "x")})
+    async def large_question(self) -> str:
+        return await self._post("/chat", {"question": f"{random.random()} ".ljust(QUESTION_CHARS, "x")})
 
     async def many_addresses(self) -> str:
         """From one of thousands of addresses, by the word of a proxy that is trusted here."""

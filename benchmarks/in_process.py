@@ -19,8 +19,8 @@ from src.bulkhead import Bulkhead
 from src.config import Settings, load_settings
 from src.observability.log_writer import stderr_writer
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.schemas import ChatRequest
 from src.security import layers, wrap
+from tests.small_service import ChatRequest, Flows, in_this_process
 
 CALLS, ROUNDS = 1000, 9
 NAMES = (
@@ -130,7 +130,6 @@ def _service_and_flow() -> tuple[ASGIApp, Any]:
     from genkit import Genkit
 
     from src.app_init import build_genkit
-    from src.flows import Flows
     from src.image_fetch import ImageFetcher
     from src.llm import Llm
 
@@ -172,7 +171,7 @@ async def first_chunk_delay() -> float:
 
 def measure() -> dict[str, Any]:
     """All of it. Log lines are batched, as while the service serves: no request waits for its line to be written."""
-    with stderr_writer().batching():
+    with stderr_writer().batching(), in_this_process():
         return {
             "layers": uvloop.run(layer_costs()),
             "uncached_overhead": uvloop.run(uncached_overhead()),
