@@ -123,8 +123,8 @@ class ImageFetcher:
         """Return the image as `data:<type>;base64,<data>`.
 
         Raises:
-            InvalidInput: The URL is refused, or has no usable image. For a refused URL no byte is sent, and the message
-                does not depend on what is there.
+            InvalidInput: The URL is refused, or has no usable image. A refused URL gets no request, and the message
+                reveals nothing about its host.
             Overloaded: Too many images are being fetched or names resolved, in total or by the current caller.
         """
         if url[:5].lower() == "data:":

@@ -42,7 +42,7 @@ def join_store(port: int) -> MetricsStore:
     """Join the directory of the service whose metrics are at `port`, whichever process started its workers.
 
     The first worker empties it. A restarted worker finds the counters of its predecessor. Call it before
-    `prometheus_client` is imported, which then looks for the directory.
+    `prometheus_client` is imported, because the import looks for the directory.
 
     Raises:
         OSError: The directory belongs to another user, or can't be written.

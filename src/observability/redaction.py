@@ -128,7 +128,7 @@ def client_text(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Escape unprintable characters, such as `\x1b`, so that the text stays on one line.
+    """Escape unprintable characters, such as `\\x1b`, so that the text stays on one line.
 
     Clients must not write log lines of their own, or control a terminal (CWE-117, CWE-150).
     """
