@@ -133,7 +133,7 @@ def test_without_its_grpc_server_it_ends_with_1(name: str, upstream: GeminiStand
     gate = Gate()
     upstream.default(gemini.text("one", gate=gate))
     command = crashing(name, "create_app")
-    with ThreadPoolExecutor() as clients, Service(command, **upstream.env, PYTHONPATH=str(ROOT)) as service:
+    with ThreadPoolExecutor() as clients, Service(command, **upstream.env) as service:
         rest = clients.submit(lambda: service.http.post("/chat", json={}))
         upstream.wait_for(lambda: upstream.open_calls == 1)
         call: Any = service.channel.unary_unary("/none.Service/None")
