@@ -112,6 +112,7 @@ def test_a_line_is_rendered_by_the_thread_in_its_turn(reader: Reader) -> None:
 
 
 def test_a_line_that_cannot_be_rendered_costs_no_other(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")
     reader.is_reading.set()
     writer = LogWriter(reader)
 

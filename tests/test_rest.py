@@ -8,9 +8,9 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Scope
 
+from src import security
 from src.asgi import create_app
 from src.config import load_settings
-from src.observability.access_log import AccessLines
 from src.runner import Runner
 from src.util.probes import PROBE_PATHS
 from tests.small_service import OPERATIONS, in_this_process
@@ -124,7 +124,7 @@ def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
     headers = [(b"host", b"x"), (b"content-type", b"application/json")]
     scope: Scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "headers": headers}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AccessLines, "write", lambda _self, _event, _level, fields: lines.append(fields["status"]))
+        patch.setattr(security, "report_call", lambda call, _listeners: lines.append(call.status))
         patch.setattr(Runner, "run", think)
         asyncio.run(app({**scope, "client": ("192.0.2.7", 1), "scheme": "http"}, receive, send))  # type: ignore[arg-type]
     return sent, lines

@@ -99,9 +99,9 @@ def test_a_deadline_ends_the_rpc_and_is_logged(service: Service) -> None:
     """By a client that leaves the end to the server: others cancel at the same moment, and either may be first."""
     with RawRpcs(service.grpc_port) as rpcs:
         path = b"/genkit.sample.v1.GenkitService/TellStory"
-        stream = rpcs.begin(path, (b"grpc-timeout", b"50m"), (b"x-request-id", b"late"))
+        stream = rpcs.begin(path, (b"grpc-timeout", b"50m"), (b"x-request-id", b"deadline-1"))
         rpcs.send(stream, frame(b""), is_last=True)
-        line = service.access_line("late")
+        line = service.access_line("deadline-1")
     assert line["code"] == "DEADLINE_EXCEEDED"
     assert line["client"] == "127.0.0.1"
 

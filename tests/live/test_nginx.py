@@ -110,17 +110,17 @@ def behind_a_socket(server: str, directory: Path, **env: str) -> Iterator[Servic
         yield service
 
 
-def joke(service: Service, client: str, claimed: str) -> httpx.Response:
+def ask(service: Service, client: str, claimed: str) -> httpx.Response:
     """Ask nginx from this address, after a header that claims another one."""
     with httpx.Client(transport=httpx.HTTPTransport(local_address=client, verify=False), timeout=30) as http:
-        return http.post(f"{service.rest_url}/tell-joke", json={}, headers={"X-Forwarded-For": claimed})
+        return http.post(f"{service.rest_url}/chat", json={}, headers={"X-Forwarded-For": claimed})
 
 
 @pytest.mark.parametrize("server", AT_A_SOCKET)
 def test_behind_a_unix_socket_each_client_has_its_limit_where_unix_is_trusted(server: str, tmp_path: Path) -> None:
     with behind_a_socket(server, tmp_path, TRUSTED_PROXIES="unix", RATE_LIMIT_DEFAULT="1/hour") as service:
-        answers = [joke(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
-        answers.append(joke(service, "127.0.0.2", "203.0.113.8"))
+        answers = [ask(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
+        answers.append(ask(service, "127.0.0.2", "203.0.113.8"))
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert all("strict-transport-security" in answer.headers for answer in answers)
         assert service.access_line(answers[1].headers["x-request-id"])["client"] == "127.0.0.2"
@@ -130,7 +130,7 @@ def test_behind_a_unix_socket_each_client_has_its_limit_where_unix_is_trusted(se
 def test_behind_a_unix_socket_nobody_is_believed_by_default(server: str, tmp_path: Path) -> None:
     trusted = {"TRUSTED_PROXIES": "127.0.0.1", "RATE_LIMIT_DEFAULT": "1/hour"}
     with behind_a_socket(server, tmp_path, **trusted) as service:
-        answers = [joke(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
+        answers = [ask(service, client, "203.0.113.7") for client in ("127.0.0.1", "127.0.0.2")]
         assert [answer.status_code for answer in answers] == [200, 429]
         assert not any("strict-transport-security" in answer.headers for answer in answers)
         assert service.access_line(answers[0].headers["x-request-id"])["client"] == "unknown"

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from src.generated import service_pb2
+from src.generated import service_pb2, service_pb2_grpc
 from src.grpc_server import SERVICE
 from src.operations import OPERATIONS, Operation
 from tests.hostile_texts import hostile_texts
@@ -49,9 +49,7 @@ def over(upstream: GeminiStandIn) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(
-        **over(upstream), CACHE_ENABLED="false", CB_ENABLED="false", ACCESS_LOG="false", PYTHONPATH=SAMPLES
-    ) as running:
+    with Service(**over(upstream), CACHE_ENABLED="false", CB_ENABLED="false", PYTHONPATH=SAMPLES) as running:
         yield running
 
 
@@ -108,7 +106,7 @@ def over_grpc(service: Service, field: Field, text: str) -> bool | None:
     if not text or text.encode("utf-8", "replace").decode() != text:
         return None
     request = getattr(service_pb2, SERVICE.methods_by_name[operation.rpc].input_type.name)(**{name: text})
-    call = getattr(service.stub, operation.rpc)
+    call = getattr(service_pb2_grpc.GenkitServiceStub(service.channel), operation.rpc)
     try:
         answer = call(request, timeout=SECONDS)
         list(answer) if operation.streamed else answer
