@@ -15,7 +15,6 @@ from src.observability.log_writer import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_LINES,
     MAX_WRITE_BYTES,
-    UNRENDERED_BYTES,
     LogWriter,
 )
 from tests.live.service import ROOT
@@ -105,7 +104,7 @@ def test_a_line_is_rendered_by_the_thread_in_its_turn(reader: Reader) -> None:
 
     with writer.batching():
         writer.write(b"first\n")
-        writer.write_later(render)
+        writer.write_later(render, 100)
         writer.write(b"third\n")
     assert reader.lines == [b"first", b"second", b"third"]
     assert threads[0] is not threading.current_thread()
@@ -121,8 +120,8 @@ def test_a_line_that_cannot_be_rendered_costs_no_other(reader: Reader, caplog: p
 
     with writer.batching():
         writer.write(b"first\n")
-        writer.write_later(render)
-        writer.write_later(lambda: b"x" * 2 * MAX_LINE_BYTES + b"\n")
+        writer.write_later(render, 100)
+        writer.write_later(lambda: b"x" * 2 * MAX_LINE_BYTES + b"\n", 100)
     first, cut = reader.lines
     assert first == b"first"
     assert len(cut) == MAX_LINE_BYTES - 1
@@ -131,16 +130,16 @@ def test_a_line_that_cannot_be_rendered_costs_no_other(reader: Reader, caplog: p
 
 def test_unrendered_lines_take_their_part_of_the_queue_until_they_are_written(reader: Reader) -> None:
     writer = stalled(reader)
-    limit = MAX_QUEUED_BYTES // UNRENDERED_BYTES
+    limit = MAX_QUEUED_BYTES // 5000
     with writer.batching():
         for _ in range(limit + 100):
-            writer.write_later(lambda: b"x\n")
+            writer.write_later(lambda: b"x\n", 5000)
         assert abs(writer.dropped - 100) <= 1
         reader.is_reading.set()
         assert writer.flush(10)
         dropped = writer.dropped
         for _ in range(limit):
-            writer.write_later(lambda: b"y\n")
+            writer.write_later(lambda: b"y\n", 5000)
     assert writer.dropped == dropped
     assert reader.lines.count(b"y") == limit
 

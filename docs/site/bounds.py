@@ -568,8 +568,8 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "tests/test_log_writer.py::test_a_stalled_reader_costs_the_newest_lines_and_gets_their_number",
         ),
         Bound(
-            "What a line of the access log counts as among these",
-            "src.observability.log_writer.UNRENDERED_BYTES",
+            "A record of the access log among these, beside its method and path",
+            "src.observability.access_log.RECORD_BYTES",
             "bytes",
             "new lines are dropped and counted",
             "tests/test_log_writer.py::test_unrendered_lines_take_their_part_of_the_queue_until_they_are_written",

@@ -22,6 +22,7 @@ from src.observability.log_writer import stderr_writer
 from src.observability.redaction import Redactor, client_text
 
 LOGGER = "access"
+RECORD_BYTES = 1024  # that a record takes in memory beside what its client wrote
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 
 Protocol: TypeAlias = Literal["http", "grpc"]
@@ -89,7 +90,8 @@ class AccessLines:
             getattr(self._console, level)(event, **fields)
             return
         bound = structlog.contextvars.get_contextvars()
-        self._writer.write_later(partial(self._render, call, level, time.time(), bound))
+        size = RECORD_BYTES + len(call.method) + 2 * len(call.path or call.route)
+        self._writer.write_later(partial(self._render, call, level, time.time(), bound), size)
 
     def _render(self, call: EndedCall, level: str, seconds: float, bound: dict[str, Any]) -> bytes:
         event, fields = _line(call)

@@ -18,7 +18,6 @@ from functools import cache
 from queue import Empty, SimpleQueue
 
 MAX_LINE_BYTES = 16 * 1024
-UNRENDERED_BYTES = 1024  # that a line takes until it is rendered: a dictionary and its short values
 MAX_QUEUED_LINES = 16_384
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 # Seconds that lines wait for others while the process serves: one wake-up of the thread for all of them.
@@ -56,7 +55,7 @@ class LogWriter:
 
     def renew(self) -> None:
         """Start anew in the child of a fork, which has neither the thread nor a part in the lines of its parent."""
-        self._queue: SimpleQueue[bytes | Render | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | tuple[Render, int] | threading.Event] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_batching = self._is_stalled = False
@@ -72,13 +71,14 @@ class LogWriter:
         line = _cut(line)
         self._put(line, len(line))
 
-    def write_later(self, render: Render) -> None:
+    def write_later(self, render: Render, size: int) -> None:
         """Queue a line that the thread renders: for lines of every request, which must cost the event loop little.
 
         Args:
-            render: Makes the line, its line feed included, of values that take 1 KiB at most.
+            render: Makes the line, its line feed included.
+            size: Bytes of memory that its values take until then; they count in the queue.
         """
-        self._put(render, UNRENDERED_BYTES)
+        self._put((render, size), size)
 
     @contextmanager
     def batching(self) -> Iterator[None]:
@@ -105,7 +105,7 @@ class LogWriter:
         self._is_batching = False
         self._is_stalled = not self.flush(EXIT_SECONDS)
 
-    def _put(self, item: bytes | Render, size: int) -> None:
+    def _put(self, item: bytes | tuple[Render, int], size: int) -> None:
         with self._lock:
             if not self._has_room(size):
                 self.dropped += 1
@@ -145,7 +145,7 @@ class LogWriter:
             self._write_in_order(items)
             self._report(dropped)
 
-    def _write_in_order(self, items: "list[bytes | Render | threading.Event]") -> None:
+    def _write_in_order(self, items: "list[bytes | tuple[Render, int] | threading.Event]") -> None:
         """Write the lines, in chunks that a pipe takes at once; set each event when all before it are written."""
         chunk: list[tuple[bytes, int]] = []
         size = 0
@@ -154,11 +154,11 @@ class LogWriter:
                 self._write_chunk(chunk)
                 item.set()
                 continue
-            line = _rendered(item)
+            line, queued = (item, len(item)) if isinstance(item, bytes) else (_rendered(item[0]), item[1])
             if size + len(line) > MAX_WRITE_BYTES:
                 self._write_chunk(chunk)
             size = len(line) + (size if chunk else 0)
-            chunk.append((line, len(item) if isinstance(item, bytes) else UNRENDERED_BYTES))
+            chunk.append((line, queued))
         self._write_chunk(chunk)
 
     def _write_chunk(self, chunk: list[tuple[bytes, int]]) -> None:
@@ -178,11 +178,9 @@ class LogWriter:
             self._reported = dropped
 
 
-def _rendered(item: bytes | Render) -> bytes:
-    if isinstance(item, bytes):
-        return item
+def _rendered(render: Render) -> bytes:
     try:
-        return _cut(item())
+        return _cut(render())
     except Exception as error:  # must not end the thread
         logging.getLogger(__name__).warning("log line could not be rendered: %s", type(error).__name__)
         return b""

@@ -40,7 +40,7 @@ def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySin
         over_rest(service, "/chat", question="")
         over_rest(service, "/describe-image", image_url="http://localhost/")
         service.http.get("/nowhere")
-        statuses = [service.http.post("/chat", json={}).status_code for _ in range(3)]
+        statuses = [service.http.post("/translate", json={}).status_code for _ in range(3)]
         assert statuses == [502, 503, 429]
         sentry.wait_for(lambda: len(sentry.of("event")) >= 4)
         service.terminate()
