@@ -16,7 +16,10 @@ from tools.rename import PROTOS, ROOT, Refused, generate, git, need_clean
 
 OPERATIONS, FLOWS, SCHEMAS = "src/operations.py", "src/flows.py", "src/schemas.py"
 CONTRACT = "tests/test_contract.py"
-_NOT_ITS_PLACES = (":!src/generated", ":!docs/performance", ":!requirements")
+# Tests and benchmarks use flows of their own, `tests.small_service`, some under the same names.
+_PLACES = ("README.md", "docs", "src", ":!src/generated", ":!docs/performance")
+# For flows to come: the page about adding one uses it.
+_KEPT = {(SCHEMAS, "Said")}
 _RPC = re.compile(r"rpc (\w+)\((?:stream )?(\w+)\) returns \((?:stream )?(\w+)\);")
 Span = tuple[int, int]  # the first and the last line, from 1
 
@@ -58,10 +61,10 @@ def remove(root: Path, name: str) -> Flow:
     """Remove the flow from this checkout. Raises Refused, before it changes anything."""
     need_clean(root)
     flow = find(root, name)
-    unused = set(_unused(root))
+    spared = _KEPT | {(each.file, each.name) for each in _unused(root)}
     _cut(root / OPERATIONS, [flow.span])
     _cut(root / FLOWS, [_method(root, flow.name)])
-    gone = {flow.name, flow.path, flow.rpc} | _remove_unused(root, {(each.file, each.name) for each in unused})
+    gone = {flow.name, flow.path, flow.rpc} | _remove_unused(root, spared)
     _remove_prompt_files(root)
     [proto] = (root / PROTOS).rglob("*.proto")
     proto.write_text(without_rpc(proto.read_text(encoding="utf-8"), flow.rpc), encoding="utf-8")
@@ -227,7 +230,7 @@ def mentions(root: Path, flow: Flow) -> list[str]:
     """The places that still name the flow, as `file:line`."""
     mention = re.compile(flow.mention)
     found = []
-    for name in git(root, "ls-files", "-z", "--", *_NOT_ITS_PLACES).split("\0"):
+    for name in git(root, "ls-files", "-z", "--", *_PLACES).split("\0"):
         path = root / name
         if name and path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
