@@ -135,7 +135,7 @@ docs-serve: _python
 rename name: _python
     .venv/bin/python -m tools.rename {{ name }}
 
-# Remove a flow with all that is only its own, by its name, path or RPC: `just remove-flow tell_joke`.
+# Remove a flow with all that is only its own, by its name, path or RPC.
 [group('change')]
 remove-flow name: _python
     .venv/bin/python -m tools.remove_flow {{ name }}

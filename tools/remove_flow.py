@@ -242,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
     """Remove the flow from the checkout this stands in; the exit status is 2 where that is refused."""
     try:
         if len(argv) != 1:
-            raise Refused("say which flow: just remove-flow tell_joke")
+            raise Refused("say which flow: just remove-flow NAME")
         flow = remove(ROOT, argv[0])
         places = mentions(ROOT, flow)
     except Refused as refusal:

@@ -18,7 +18,7 @@ from pydantic import Field
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.operations import Operation
-from src.prompt import Image, Instruction, free_text
+from src.prompt import CallerText, Image, Instruction, free_text, sanitize
 from src.schemas import Said, Schema
 from tests.small_service.messages import Stub, messages_of
 
@@ -106,14 +106,14 @@ class Flows:
         return StoryResponse(story=story)
 
     async def translate_text(self, input: TranslateRequest) -> TranslationResponse:
-        async def strip() -> str:
-            return input.text.strip()
+        async def sanitize_input() -> str:
+            return sanitize(input.text)
 
-        text = await self._llm.step("strip", strip)
+        text = await self._llm.step("sanitize-input", sanitize_input)
         translation = await self._llm.structured(
             Translation,
             Say.TRANSLATE,
-            *(Say.TARGET_LANGUAGE, free_text(input.target_language), Say.TEXT, free_text(text)),
+            *(Say.TARGET_LANGUAGE, free_text(input.target_language), Say.TEXT, CallerText(text)),
             tools=[self._clock],
         )
         return TranslationResponse(

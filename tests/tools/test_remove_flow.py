@@ -1,0 +1,77 @@
+"""A flow is found by each of its names, and the proto file loses what only its RPC used."""
+
+import subprocess
+import sys
+
+import pytest
+
+from src.operations import OPERATIONS, Operation
+from tests.live.service import ROOT
+from tools.remove_flow import find, without_rpc
+from tools.rename import Refused
+
+several = pytest.mark.skipif(len(OPERATIONS) < 2, reason="the last flow can't be removed")
+
+
+@several
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_a_flow_is_found_by_its_name_its_path_and_its_rpc(operation: Operation) -> None:
+    names = (operation.name, operation.path, operation.path.removeprefix("/"), operation.rpc)
+    assert {find(ROOT, name).name for name in names} == {operation.name}
+
+
+@pytest.mark.parametrize("name", ["", "/", "nothing", "OPERATIONS"])
+def test_anything_else_is_refused_with_the_names_that_there_are(name: str) -> None:
+    with pytest.raises(Refused, match=f"is no flow; there are .*{OPERATIONS[0].name}"):
+        find(ROOT, name)
+
+
+def test_the_command_refuses_in_one_line() -> None:
+    command = [sys.executable, "-m", "tools.remove_flow"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: say which flow: just remove-flow NAME\n"
+
+
+PROTO = """\
+service S {
+  // Says a word.
+  rpc Say(Word) returns (Said);
+  rpc Sing(Word) returns (stream Song);
+}
+
+message Word {
+  string text = 1;
+}
+
+message Said {
+  Mood mood = 1;
+}
+
+// Good or bad.
+message Mood {
+  string text = 1;
+}
+
+message Song {
+  string text = 1;
+}
+
+message Unused {}
+"""
+
+
+def test_an_rpc_goes_with_the_messages_that_it_alone_used() -> None:
+    without_say = without_rpc(PROTO, "Say")
+    assert without_say.splitlines()[:3] == ["service S {", "  rpc Sing(Word) returns (stream Song);", "}"]
+    assert [line for line in without_say.splitlines() if line.startswith(("message", "//"))] == [
+        "message Word {",
+        "message Song {",
+        "message Unused {}",
+    ]
+
+
+def test_a_message_that_another_rpc_uses_stays() -> None:
+    assert without_rpc(PROTO, "Sing") == PROTO.replace("  rpc Sing(Word) returns (stream Song);\n", "").replace(
+        "message Song {\n  string text = 1;\n}\n\n", ""
+    )
