@@ -120,6 +120,9 @@ def test_health_checks_are_answered_however_many_there_are(spent: Service) -> No
 def test_of_too_many_probes_without_a_message_the_oldest_give_way(spent: Service) -> None:
     with RawRpcs(spent.grpc_port) as one, RawRpcs(spent.grpc_port) as another:
         oldest, *_ = [one.begin(CHECK, logged(spent, f"waits-{number}")) for number in range(90)]
+        last = one.begin(CHECK)
+        one.send(last, frame(b""), is_last=True)
+        assert one.status(last) == OK, "those before it have begun too"
         newest = [another.begin(CHECK, logged(spent, f"waits-{number}")) for number in range(90, 120)][-1]
         assert one.status(oldest) == DEADLINE_EXCEEDED
         assert '"waits-60"' not in spent.output(), "it has ended when its time was up"
