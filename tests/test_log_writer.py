@@ -206,9 +206,13 @@ def test_a_line_from_a_destructor_or_signal_handler_does_not_lock_up(reader: Rea
     assert reader.lines == [b"inner"]
 
 
-def run(code: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+# Closes stderr before it starts the command. A `preexec_fn` would run in a fork of this process, among its threads.
+WITHOUT_STDERR = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh")
+
+
+def run(code: str, *before: str, **options: Any) -> "subprocess.CompletedProcess[str]":
     done: subprocess.CompletedProcess[str] = subprocess.run(
-        [sys.executable, "-c", f"import os, sys\n{PREPARED}{code}"],
+        [*before, sys.executable, "-c", f"import os, sys\n{PREPARED}{code}"],
         cwd=ROOT,
         env={"MODEL": "offline/demo", "PATH": ""},
         text=True,
@@ -285,9 +289,9 @@ assert os.wait()[1] == 0
 
 @pytest.mark.parametrize("when", ["at the start", "later"])
 def test_a_closed_stderr_fails_nothing(when: str) -> None:
-    code = "" if when == "at the start" else "os.close(2)\n"
-    close = {"preexec_fn": lambda: os.close(2)} if when == "at the start" else {"stderr": subprocess.DEVNULL}
-    done = run(f"{code}log.info('line')\nwith writer.batching(): log.info('line')\nprint('done')", stdout=-1, **close)
+    before, code = (WITHOUT_STDERR, "") if when == "at the start" else ((), "os.close(2)\n")
+    code += "log.info('line')\nwith writer.batching(): log.info('line')\nprint('done')"
+    done = run(code, *before, stdout=-1, stderr=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 
@@ -325,11 +329,10 @@ def test_a_pipe_that_its_owner_made_non_blocking_loses_no_line() -> None:
 
 def test_a_wrong_setting_ends_the_process_with_its_status_where_stderr_is_closed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "src", "--port", "x"],
+        [*WITHOUT_STDERR, sys.executable, "-m", "src", "--port", "x"],
         cwd=ROOT,
         env={"MODEL": "offline/demo", "PATH": ""},
         stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.close(2),
         timeout=30,
         check=False,
     )
