@@ -452,8 +452,8 @@ def _as_browsers_send(origin: str) -> str:
 def _has_host(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # half an IPv6 address, or a port that is none
+        return bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a name that DNS can't have, or a port that is none
         return False
 
 

@@ -43,6 +43,10 @@ LIMITS: tuple[tuple[str, int], ...] = (
 )
 
 
+class PortShared(RuntimeError):
+    """Another service listens at the gRPC port, and would get a part of the connections."""
+
+
 class GrpcServer:
     """The gRPC side of one process: all operations, `grpc.health.v1`, and reflection in debug only.
 
@@ -105,7 +109,7 @@ class GrpcServer:
 
     def _refuse_strangers(self) -> None:
         if is_shared_with_strangers(self._host, self._port, main_processes()):
-            raise RuntimeError("another service listens at the port")
+            raise PortShared
 
     def turn_unready(self) -> None:
         """Report NOT_SERVING, and end health watches."""

@@ -2,8 +2,11 @@
 
 Protects against server-side request forgery (OWASP SSRF Prevention Cheat Sheet):
 
-- http(s) on default ports only - every address of the host must be public - the connection goes to a checked address,
-so a second DNS response has no effect - each redirect is checked again - time, size and type are limited
+- http(s) on default ports only
+- every address of the host must be public
+- the connection goes to a checked address, so a second DNS response has no effect
+- each redirect is checked again
+- time, size and type are limited
 
 The event loop parses the responses, so its work is limited too: the bytes of all response heads together (a host may
 send any number of 1xx responses), the bytes per read, and the number of pieces of a body, whose cost does not depend on

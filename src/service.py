@@ -253,14 +253,16 @@ class Service:
 
     async def _start_grpc(self) -> None:
         if self._settings.grpc_enabled:
-            from src.grpc_server import GrpcServer  # after the fork: grpc must not be loaded in a worker's parent
+            # After the fork: grpc must not be loaded in a worker's parent.
+            from src.grpc_server import GrpcServer, PortShared
 
             hooks = (RpcsInFlight(self._drain), *self._watch.rpc_hooks())
             self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._watch.listeners)
             try:
                 await self._grpc.start()
-            except RuntimeError:
-                raise ConfigError(_why_not_listening(self._settings)) from None
+            except RuntimeError as error:
+                is_shared = isinstance(error, PortShared)
+                raise ConfigError(_why_not_listening(self._settings, is_shared=is_shared)) from None
 
     def _announce(self) -> None:
         settings = self._settings
@@ -292,13 +294,14 @@ def addresses_for_log(settings: Settings, listens_as_set: bool) -> dict[str, str
     return addresses
 
 
-def _why_not_listening(settings: Settings) -> str:
+def _why_not_listening(settings: Settings, *, is_shared: bool) -> str:
     """Return why gRPC could not listen, which its core does not say."""
     try:
         check_port_free("HOST", settings.host, "GRPC_PORT", settings.grpc_port)
     except ValueError as error:
         return str(error)
-    return f"GRPC_PORT={settings.grpc_port} (--grpc-port): can't listen on {settings.host}"
+    reason = "another service listens there; choose another" if is_shared else f"can't listen on {settings.host}"
+    return f"GRPC_PORT={settings.grpc_port} (--grpc-port): {reason}"
 
 
 def _exit(status: int) -> None:

@@ -23,6 +23,7 @@ from src.config import (
     missing_env_file,
     parse_flags,
 )
+from src.util.start_checks import check_port_free
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,11 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
             {"trusted_proxies": "10.0.0.1, 0.0.0.0/0"},
             "TRUSTED_PROXIES='10.0.0.1, 0.0.0.0/0' (--trusted-proxies): 0.0.0.0/0 is too wide",
             id="all of IPv4 as proxies",
+        ),
+        pytest.param(
+            {"ollama_base_url": "http://a..b"},
+            "OLLAMA_BASE_URL='http://a..b' (--ollama-base-url): should have a host",
+            id="a host that DNS can't have",
         ),
         pytest.param(
             {"ollama_base_url": "http://["},
@@ -346,3 +352,9 @@ def test_help_has_a_group_for_each_subject(capsys: pytest.CaptureFixture[str]) -
 def test_http2_is_refused_where_the_server_has_none() -> None:
     with pytest.raises(ConfigError, match=r"HTTP2=True \(--http2\): SERVER=uvicorn supports HTTP/1 only"):
         load_settings({"debug": True, "http2": True, "server": "uvicorn"})
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+def test_a_host_that_dns_cannot_have_is_named(host: str) -> None:
+    with pytest.raises(ValueError, match=rf"^HOST='{host}' \(--host\): is neither an address nor a name$"):
+        check_port_free("HOST", host, "PORT", 8080)

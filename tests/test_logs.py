@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from src.config import Settings, load_settings
 from src.errors import ServiceError
-from src.observability import logs
+from src.observability import access_log, logs
 from src.observability.access_log import AccessLines, EndedCall, report_call
 from src.observability.failures import log_failure
 from src.observability.log_writer import MAX_LINE_BYTES
@@ -185,6 +185,20 @@ def test_a_long_traceback_keeps_its_end() -> None:
 
 def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:
     assert written(record("\ud800"))["event"] == "\ud800"
+
+
+def test_one_text_of_a_client_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    def search(text: str) -> str:
+        searched.append(text)
+        return text
+
+    monkeypatch.setattr(access_log, "client_text", search)
+    path, name = "/a-path", "/a.Service/Method"
+    EndedCall("http", "GET", path, path, 200, 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
+    EndedCall("grpc", name, "", name, "OK", 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
+    assert sorted(searched) == ["", path, name, "GET"]
 
 
 def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners() -> None:

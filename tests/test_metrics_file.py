@@ -1,6 +1,7 @@
 """The files of counts: their space is taken before it is written to, so a full disk costs counts and no process."""
 
 import errno
+import fcntl
 import os
 import struct
 from pathlib import Path
@@ -94,3 +95,25 @@ def test_the_counts_of_an_earlier_process_with_the_same_id_stay(tmp_path: Path) 
             file.write_value(f"{key:0300}", value, 0.0)
         file.close()
     assert list(read(path).values()) == [1.0] * 50 + [2.0] * 950
+
+
+def test_the_file_is_not_opened_to_append(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For file systems that can't allocate, glibc writes to each block instead, which it refuses for such a file."""
+    flags: list[int] = []
+    monkeypatch.setattr(
+        os, "posix_fallocate", lambda fd, _offset, _length: flags.append(fcntl.fcntl(fd, fcntl.F_GETFL))
+    )
+    file = AllocatedFile(str(tmp_path / "counter_1.db"))
+    file.write_value("one", 1.0, 0.0)
+    file.close()
+    assert flags
+    assert not [each for each in flags if each & os.O_APPEND]
+
+
+def test_a_new_file_takes_a_page_and_not_all_that_it_may_grow_to(tmp_path: Path) -> None:
+    path = tmp_path / "counter_1.db"
+    file = AllocatedFile(str(path))
+    file.write_value("one", 1.0, 0.0)
+    file.close()
+    assert path.stat().st_size == NEW_BYTES
+    assert path.stat().st_blocks * 512 < NEW_BYTES / 2

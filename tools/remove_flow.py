@@ -62,12 +62,13 @@ def remove(root: Path, name: str) -> Flow:
     need_clean(root)
     flow = find(root, name)
     spared = _KEPT | {(each.file, each.name) for each in _unused(root)}
+    method, proto = _method(root, flow.name), _proto(root)
+    text = without_rpc(proto.read_text(encoding="utf-8"), flow.rpc)
     _cut(root / OPERATIONS, [flow.span])
-    _cut(root / FLOWS, [_method(root, flow.name)])
+    _cut(root / FLOWS, [method])
     gone = {flow.name, flow.path, flow.rpc} | _remove_unused(root, spared)
     _remove_prompt_files(root)
-    [proto] = (root / PROTOS).rglob("*.proto")
-    proto.write_text(without_rpc(proto.read_text(encoding="utf-8"), flow.rpc), encoding="utf-8")
+    proto.write_text(text, encoding="utf-8")
     _remove_tests(root, flow, gone)
     _remove_rows_of_pages(root, flow)
     generate(root, proto.parent.relative_to(root / PROTOS).as_posix())
@@ -174,12 +175,26 @@ def _remove_prompt_files(root: Path) -> None:
             path.unlink()
 
 
+def _proto(root: Path) -> Path:
+    found = list((root / PROTOS).rglob("*.proto"))
+    if len(found) != 1:
+        raise Refused(f"{PROTOS} has {len(found)} proto files; one can be changed")
+    return found[0]
+
+
 def without_rpc(proto: str, rpc: str) -> str:
-    """The proto file without this RPC, and without the messages that it alone used."""
+    """The proto file without this RPC, and without the messages that it alone used.
+
+    Raises Refused where it can't cut one of them out: the RPC is one line, and a message has nothing nested.
+    """
+    if not re.search(rf"(?m)^  rpc {rpc}\(.*;$", proto):
+        raise Refused(f"the RPC {rpc} is not one line that ends with ';': remove it by hand")
     before = _unused_messages(proto)
     proto = re.sub(rf"(?m)^(  //.*\n)*  rpc {rpc}\(.*\n", "", proto)
     while unused := _unused_messages(proto) - before:
         for message in unused:
+            if re.search(rf"(?m)^message {message} \{{[^}}]*\{{", proto):
+                raise Refused(f"the message {message} has another one inside: remove the flow by hand")
             proto = re.sub(rf"(?m)^(//.*\n)*message {message} \{{[^}}]*\}}\n\n?", "", proto)
     return proto.rstrip("\n") + "\n"
 

@@ -55,7 +55,10 @@ class EndedCall:
     is_quiet: bool
 
     def __post_init__(self) -> None:
-        self.method, self.path, self.route = client_text(self.method), client_text(self.path), client_text(self.route)
+        method, path, route = self.method, self.path, self.route
+        self.method, self.path = client_text(method), client_text(path)
+        # Mostly one of the two, and a long one takes a millisecond.
+        self.route = self.path if route is path else self.method if route is method else client_text(route)
 
 
 CallListener: TypeAlias = Callable[[EndedCall], None]

@@ -3,6 +3,7 @@
 `prometheus_client` writes to mapped files with holes. Where the disk is full, such a write kills the process by SIGBUS.
 """
 
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -69,17 +70,19 @@ class AllocatedFile:
         else:
             new = self._path.with_suffix(".new")  # a scrape can't read an empty file
             new.touch()
-            _allocate(new, NEW_BYTES)
+            _allocate(new, HEAD_BYTES)
+            os.truncate(new, NEW_BYTES)
             new.rename(self._path)
         return MmapedDict(str(self._path))  # type: ignore[no-untyped-call]
 
 
 def _allocate(path: Path, size: int) -> None:
-    """Give all bytes up to this size their place on the disk.
+    """Give all bytes up to this size their place on the disk, in whole pages: a page is written as a whole.
 
     Raises:
         OSError: the disk has no room for them.
     """
     if sys.platform == "linux":  # macOS lacks the call
-        with path.open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        # Not opened to append: where the file system can't allocate, the C library writes to each block instead.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)

@@ -42,7 +42,7 @@ _SECRET_LOOKS = [
 # Characters of one client-written string (a path, a method) in a log line, a span or an event; longer ones are cut.
 MAX_CLIENT_TEXT = 256
 CUT = "…"
-_MAX_READ = 4096  # characters that are searched for secrets before the cut
+_MAX_READ = 1024  # characters that are searched for secrets before the cut
 
 # Colour sequences, which can do nothing else.
 _COLOUR = r"\x1b\[[0-9;]*m"

@@ -143,4 +143,4 @@ def peer_of(scope: Scope) -> str:
     client, (_, port) = scope.get("client"), scope.get("server") or ("", None)
     if port == "0" or (port is None and client is None):
         return UNIX
-    return client[0] if client else ""
+    return client[0] if client and client[0] != UNIX else ""

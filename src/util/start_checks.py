@@ -83,6 +83,10 @@ def check_port_free(host_variable: str, host: str, port_variable: str, port: int
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+    except UnicodeError:
+        raise ValueError(
+            f"{host_variable}={host!r} ({_flag(host_variable)}): is neither an address nor a name"
+        ) from None
     except OSError as error:
         raise ValueError(describe_listen_error(host_variable, host, port_variable, port, error)) from None
 

@@ -75,3 +75,17 @@ def test_a_message_that_another_rpc_uses_stays() -> None:
     assert without_rpc(PROTO, "Sing") == PROTO.replace("  rpc Sing(Word) returns (stream Song);\n", "").replace(
         "message Song {\n  string text = 1;\n}\n\n", ""
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "service S {\n  rpc Say(Word) returns (Said) {\n    option o = 1;\n  }\n}\n",
+        "service S {\n  rpc Say(Word)\n      returns (Said);\n}\n",
+        "service S {\n  rpc Say(Word) returns (Said);\n}\n\nmessage Said {\n  message Inner {\n  }\n}\n",
+    ],
+    ids=["options", "two lines", "nested message"],
+)
+def test_what_it_cannot_cut_out_it_refuses(text: str) -> None:
+    with pytest.raises(Refused, match="by hand"):
+        without_rpc(text, "Say")

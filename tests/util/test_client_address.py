@@ -65,6 +65,7 @@ def test_who_the_client_is(peer: str, forwarded_for: list[str], client: str) -> 
         pytest.param({"client": None, "server": None}, CLIENT, id="hypercorn"),
         pytest.param({"client": (PROXY, 1234), "server": (PROXY, 8080)}, PROXY, id="TCP"),
         pytest.param({"client": (PROXY, 1234), "server": None}, PROXY, id="no word of the server"),
+        pytest.param({"client": (UNIX, 0), "server": (PROXY, 8080)}, UNKNOWN, id="TCP, named so by a header"),
         pytest.param({"client": None, "server": (PROXY, 8080)}, UNKNOWN, id="TCP, already gone"),
     ],
 )
