@@ -109,7 +109,7 @@ class GrpcServer:
 
     def _refuse_strangers(self) -> None:
         if is_shared_with_strangers(self._host, self._port, main_processes()):
-            raise PortShared
+            raise PortShared("another service listens at the port")
 
     def turn_unready(self) -> None:
         """Report NOT_SERVING, and end health watches."""
