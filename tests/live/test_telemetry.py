@@ -71,6 +71,8 @@ def test_a_call_is_one_trace_over_either_protocol(
     llm = next(span for span in spans.named("chat gemini-flash-latest") if span.trace_id == rest.trace_id)
     assert attributes(llm)["gen_ai.usage.input_tokens"] == 7
     assert attributes(llm)["gen_ai.provider.name"] == "gcp.gemini"
+    [step] = [span for span in spans.named("sanitize-input") if span.trace_id == rest.trace_id]
+    assert step
     assert "canary" not in str(spans.all)
 
 
