@@ -104,7 +104,7 @@ class FlowCache(Generic[V]):
         """Return a snapshot, for metrics."""
         return CacheStats(self._hits, self._misses, self._shared, len(self._entries), self._bytes)
 
-    def kept(self, key: str) -> V | None:
+    def get(self, key: str) -> V | None:
         """Return the cached result, or None if there is none or it has expired."""
         entry = self._entries.get(key)
         if entry is None:
@@ -116,33 +116,27 @@ class FlowCache(Generic[V]):
         self._entries.move_to_end(key)
         return entry.value
 
-    async def get(
-        self, key: str, call: Callable[[], Awaitable[V]], on_use: Callable[[CacheUse], None] = lambda _: None
-    ) -> V:
+    async def get_or_call(self, key: str, call: Callable[[], Awaitable[V]]) -> tuple[V, CacheUse]:
         """Return the cached result, otherwise that of `call`, which all concurrent callers with this key share.
 
         A cancelled caller does not cancel the call for the others. When the last one is cancelled, so is the call.
-
-        Args:
-            on_use: Called before any wait, with how the cache is used.
         """
-        value = self.kept(key)
+        value = self.get(key)
         if value is not None:
-            on_use(CacheUse.HIT)
-            return value
+            return value, CacheUse.HIT
         flight = self._flights.get(key)
-        on_use(CacheUse.MISS if flight is None else CacheUse.COLLAPSED)
+        use = CacheUse.MISS if flight is None else CacheUse.COLLAPSED
         for _ in range(MAX_JOINS):
             if flight is None:
                 break
             self._shared += 1
             try:
-                return await self._wait(key, flight)
+                return await self._wait(key, flight), use
             except ServiceError as failure:
                 if not failure.concerns_one_caller:
                     raise
                 flight = self._flights.get(key)
-        return await self._wait(key, self._begin(key, call))
+        return await self._wait(key, self._begin(key, call)), use
 
     def _begin(self, key: str, call: Callable[[], Awaitable[V]]) -> _Flight[V]:
         self._misses += 1

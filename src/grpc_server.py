@@ -175,7 +175,7 @@ def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodH
 
     async def unary(request: Message, _context: Context) -> bytes:
         input = to_input(operation, request)
-        result = runner.kept(operation, input) or await runner.run(operation, input)
+        result, _ = await runner.run(operation, input)
         _send_marks(result)
         return result.encoded(encode)
 

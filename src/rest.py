@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
@@ -39,6 +39,7 @@ NO_TELEMETRY: TelemetryConfig = {
 }
 # Exceptions that already have a handler: FastAPI's own and those of `build_rest`. The endpoints answer them themselves.
 HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, Exception}
+Endpoints: TypeAlias = dict[tuple[str, str], ASGIApp]
 SCHEMA_REF = "#/components/schemas/{model}"
 # Failure responses of any operation.
 FAILURES = {
@@ -53,18 +54,31 @@ FAILURES = {
 }
 
 
-def build_rest(
-    settings: Settings,
-    runner: Runner,
-    is_ready: Callable[[], bool],
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]],
-) -> FastAPI:
-    """Return the REST app, with API docs in debug only.
-
-    Added middleware runs for every request. FastAPI's dependencies don't run for the operations.
+def build_endpoints(runner: Runner, is_ready: Callable[[], bool], *, tells_cache: bool) -> Endpoints:
+    """Return the endpoints of operations and health probes, by method and path.
 
     Args:
         is_ready: Returns True if the process can serve now, for /ready.
+        tells_cache: Responses say how the cache was used.
+    """
+    endpoints: Endpoints = {
+        ("POST", operation.path): OperationEndpoint(operation, runner, tells_cache=tells_cache)
+        for operation in OPERATIONS
+    }
+    for paths, is_well in ((LIVENESS_PATHS, lambda: True), (READINESS_PATHS, is_ready)):
+        endpoint = HealthEndpoint(is_well)
+        endpoints |= {(method, path): endpoint for path in paths for method in ("GET", "HEAD")}
+    return endpoints
+
+
+def build_rest(
+    settings: Settings,
+    endpoints: Endpoints,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]],
+) -> FastAPI:
+    """Return the REST app with these endpoints, and with API docs in debug only.
+
+    Added middleware runs for every request. FastAPI's dependencies don't run for the operations.
     """
     app = FastAPI(
         title="Hardened Genkit service",
@@ -77,8 +91,8 @@ def build_rest(
         telemetry=NO_TELEMETRY,
     )
     for operation in OPERATIONS:
-        _add_operation(app, operation, runner, tells_cache=settings.debug)
-    _add_health(app, is_ready)
+        _add_operation(app, operation, endpoints["POST", operation.path])
+    _add_health(app, endpoints)
     _describe_failures(app)
 
     async def on_status(request: Request, error: Exception) -> Response:
@@ -104,7 +118,7 @@ class _Sent(Response):
         await self._write(send)
 
 
-class Shortcut:
+class FastPath:
     """Takes known requests directly to their endpoints, past FastAPI.
 
     A table look-up replaces FastAPI's three middlewares and a pattern match per route. FastAPI handles all other
@@ -112,8 +126,9 @@ class Shortcut:
     middleware, exception handlers, or a mount path.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, endpoints: Endpoints) -> None:
         self.app = app
+        self._all_endpoints = endpoints
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or scope.get("root_path"):
@@ -121,31 +136,25 @@ class Shortcut:
         return self._endpoints.get((scope["method"], scope["path"]), self.app)(scope, receive, send)
 
     @cached_property
-    def _endpoints(self) -> dict[tuple[str, str], ASGIApp]:
-        """Return the endpoints by method and path. Built by the first request, like FastAPI's middleware stack."""
-        if self.app.user_middleware or not self.app.exception_handlers.keys() <= HANDLED:
-            return {}
-        return {
-            (method, route.path): route.app
-            for route in self.app.routes
-            if isinstance(route, Route | APIRoute) and isinstance(route.app, HealthEndpoint | OperationEndpoint)
-            for method in route.methods or ()
-        }
+    def _endpoints(self) -> Endpoints:
+        """Return the endpoints to use. Decided by the first request, like FastAPI's middleware stack."""
+        is_extended = self.app.user_middleware or not self.app.exception_handlers.keys() <= HANDLED
+        return {} if is_extended else self._all_endpoints
 
 
-def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
+def _add_health(app: FastAPI, endpoints: Endpoints) -> None:
     async def health() -> None:
         """The process runs."""
 
     async def ready() -> None:
         """The process can serve."""
 
-    for paths, documented, is_well in ((LIVENESS_PATHS, health, lambda: True), (READINESS_PATHS, ready, is_ready)):
+    for paths, documented in ((LIVENESS_PATHS, health), (READINESS_PATHS, ready)):
         for path in paths:
             _add_endpoint(
                 app,
                 path,
-                HealthEndpoint(is_well),
+                endpoints["GET", path],
                 documented,
                 methods=["GET"],
                 undocumented=["HEAD"],
@@ -154,14 +163,14 @@ def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
             )
 
 
-def _add_operation(app: FastAPI, operation: Operation, runner: Runner, *, tells_cache: bool) -> None:
+def _add_operation(app: FastAPI, operation: Operation, endpoint: ASGIApp) -> None:
     async def documented(body: BaseModel) -> None: ...
 
     documented.__annotations__["body"] = operation.input
     _add_endpoint(
         app,
         operation.path,
-        OperationEndpoint(operation, runner, tells_cache=tells_cache),
+        endpoint,
         documented,
         methods=["POST"],
         status_code=HTTPStatus.OK,

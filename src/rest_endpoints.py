@@ -6,6 +6,7 @@ response.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -14,7 +15,6 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
-from src.cache import CacheUse
 from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
 from src.responses import JSON, guarded, send_invalid, send_response, send_status
@@ -72,7 +72,6 @@ class OperationEndpoint:
                 body = await read_body(receive)
             input = parse_input(self._operation.input, body or b"{}")
             if self._events is not None:
-                self._runner.check_accepting()
                 await self._events.send(input, receive, send)
             else:
                 await self._send_output(input, receive, send)
@@ -87,12 +86,8 @@ class OperationEndpoint:
             await response.fail(scope, send, failure)
 
     async def _send_output(self, input: BaseModel, receive: Receive, send: Send) -> None:
-        result = self._runner.kept(self._operation, input)
-        uses = [CacheUse.HIT]
-        if result is None:
-            uses.clear()
-            result = await while_connected(receive, self._runner.run(self._operation, input, uses.append))
-        headers = {"cache-status": f"flow-cache; {uses[-1]}"} if self._tells_cache and uses else {}
+        result, use = await self._runner.run(self._operation, input, partial(while_connected, receive))
+        headers = {"cache-status": f"flow-cache; {use}"} if self._tells_cache and use else {}
         if result.marks.truncated:
             headers |= TRUNCATED
         await send_response(send, HTTPStatus.OK, JSON, result.encoded(_to_json), headers)
@@ -160,6 +155,8 @@ class EventStream:
 
     async def send(self, input: BaseModel, receive: Receive, send: Send) -> None:
         """Send the events of one run. A ServiceError is raised after the events before the failure."""
+        keep_alive = KeepAlive(KEEP_ALIVE_SECONDS, lambda: send({**KEEP_ALIVE}))
+        items = self._runner.stream(self._operation, input, keep_alive)  # raises before the response has a status
         headers = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-store"),
@@ -168,21 +165,16 @@ class EventStream:
         await send({"type": "http.response.start", "status": int(HTTPStatus.OK), "headers": headers})
         try:
             async with self._runner.sending():
-                await while_connected(receive, self._send_events(input, send))
+                await while_connected(receive, self._send_events(items, send))
         except ClientGone:
             log.info("client left the stream", operation=self._operation.name)
 
-    async def _send_events(self, input: BaseModel, send: Send) -> None:
-        keep_alive = KeepAlive(KEEP_ALIVE_SECONDS, lambda: send({**KEEP_ALIVE}))
-        async with aclosing(self._events(input, keep_alive)) as events:
-            async for event in events:
+    async def _send_events(self, items: AsyncGenerator[str | Result, None], send: Send) -> None:
+        async with aclosing(items):
+            async for item in items:
+                event = _event({"chunk": item} if isinstance(item, str) else self._last(item))
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _events(self, input: BaseModel, keep_alive: KeepAlive) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._runner.stream(self._operation, input, keep_alive)) as items:
-            async for item in items:
-                yield _event({"chunk": item} if isinstance(item, str) else self._last(item))
 
     def _last(self, result: Result) -> dict[str, Any]:
         marks = {"truncated": True} if result.marks.truncated else {}

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from genkit import Action, Genkit
 from pydantic import BaseModel
@@ -61,6 +61,16 @@ class Result:
         return {field: getattr(self._output, field)}
 
 
+class Run(NamedTuple):
+    """A result, and how the cache was used for it, if it was."""
+
+    result: Result
+    cache_use: CacheUse | None
+
+
+Wait: TypeAlias = Callable[[Coroutine[Any, Any, Run]], Awaitable[Run]]
+
+
 class Runner:
     """The operations' flows, registered with Genkit under their names.
 
@@ -85,42 +95,36 @@ class Runner:
         self._drain = drain
         self.receiving = drain.receiving
 
-    def kept(self, operation: Operation, input: BaseModel) -> Result | None:
-        """Return the cached result, or None. Never awaits, so callers can skip watching for a disconnect.
-
-        Raises:
-            ShuttingDown: New calls are refused.
-        """
-        if self._cache is None or not operation.cached:
-            return None
-        self._drain.check()
-        return self._cache.kept(self._key(operation, input))
-
-    async def run(
-        self, operation: Operation, input: BaseModel, on_use: Callable[[CacheUse], None] = lambda _: None
-    ) -> Result:
+    async def run(self, operation: Operation, input: BaseModel, wait: Wait = lambda work: work) -> Run:
         """Return the flow's result, cached if the operation allows it.
 
         Cancelling ends the LLM call, unless other callers wait for it.
 
         Args:
-            on_use: Called with how the cache was used, if it was.
+            wait: Awaits what the cache does not have, for example only as long as the client stays.
 
         Raises:
             ServiceError: Any failure, as in the table of errors.
         """
+        self._drain.check()
+        if self._cache is None or not operation.cached:
+            return await wait(self._call(operation, input))
+        key = cache_key(operation.name, self._model, input, scope=current_caller().scope)
+        cached = self._cache.get(key)
+        if cached is not None:
+            return Run(cached, CacheUse.HIT)
+        return await wait(self._call_once(self._cache, key, operation, input))
+
+    async def _call(self, operation: Operation, input: BaseModel) -> Run:
         async with self._drain.work():
-            if self._cache is None or not operation.cached:
-                return await self._result(operation, input)
-            cache, key = self._cache, self._key(operation, input)
+            return Run(await self._result(operation, input), None)
 
-            async def call() -> Result:
-                return await self._result(operation, input, on_growth=partial(cache.resized, key))
+    async def _call_once(self, cache: FlowCache[Result], key: str, operation: Operation, input: BaseModel) -> Run:
+        async def call() -> Result:
+            return await self._result(operation, input, on_growth=partial(cache.resized, key))
 
-            return await cache.get(key, call, on_use)
-
-    def _key(self, operation: Operation, input: BaseModel) -> str:
-        return cache_key(operation.name, self._model, input, scope=current_caller().scope)
+        async with self._drain.work():
+            return Run(*await cache.get_or_call(key, call))
 
     async def _result(
         self,
@@ -139,10 +143,6 @@ class Runner:
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
         return Result(result.response, marks, on_growth)
 
-    def check_accepting(self) -> None:
-        """Raise ShuttingDown if new calls are refused, for callers who must know before they start a response."""
-        self._drain.check()
-
     def sending(self) -> AbstractAsyncContextManager[None]:
         """Track the sending of a stream, as a context manager. A slow client can prolong it beyond the end of the flow.
 
@@ -151,17 +151,24 @@ class Runner:
         """
         return self._drain.work()
 
-    async def stream(
+    def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
     ) -> AsyncGenerator[str | Result, None]:
-        """Yield each chunk's text, then the whole result. Closing the generator ends the LLM call.
+        """Return a generator of each chunk's text, then the whole result. Closing it ends the LLM call.
 
-        The flow runs in a task that this generator owns: Genkit's own `flow.stream()` leaves its task running when the
+        The flow runs in a task that the generator owns: Genkit's own `flow.stream()` leaves its task running when the
         consumer stops.
 
         Raises:
-            ServiceError: As in `run`, after the chunks before the failure.
+            ShuttingDown: New calls are refused.
+            ServiceError: As in `run`; by the generator, after the chunks before the failure.
         """
+        self._drain.check()
+        return self._stream(operation, input, keep_alive)
+
+    async def _stream(
+        self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None"
+    ) -> AsyncGenerator[str | Result, None]:
         chunks = Chunks(keep_alive)
         task = asyncio.create_task(self._streamed(operation, input, chunks))
         task.add_done_callback(lambda _: chunks.close())

@@ -32,7 +32,7 @@ from src.observability.sources import Sources
 from src.observability.watch import Watch, build_watch
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.rest import Shortcut, build_rest
+from src.rest import FastPath, build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.failed_starts import told_in_one_line
@@ -80,10 +80,11 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
     service = Service(
         settings, ai, runner, limit, drain, watch=watch, addresses=addresses_for_log(settings, listens_as_set)
     )
-    rest = build_rest(settings, runner, is_ready=lambda: service.ready, lifespan=service.lifespan)
+    endpoints = build_endpoints(runner, lambda: service.ready, tells_cache=settings.debug)
+    rest = build_rest(settings, endpoints, service.lifespan)
     if watch.status is not None:
         watch.status.add_to(rest)
-    app = seen_by_sentry(rest) if settings.sentry_dsn else Shortcut(rest)
+    app = seen_by_sentry(rest) if settings.sentry_dsn else FastPath(rest, endpoints)
     operations = {operation.path: operation.name for operation in OPERATIONS}
     secured = apply_security_middleware(app, settings, limit, operations, watch.listeners)
     return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))

@@ -1,8 +1,8 @@
 """The response cache: one call for all who wait, nothing kept that should not be, nobody harmed by who leaves."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,8 @@ from src.bulkhead import Bulkhead
 from src.cache import ENTRY_BYTES, EXPIRED_AT_ONCE, MAX_ENTRY_SHARE, CacheUse, FlowCache
 from src.caller import Caller, set_caller
 from src.errors import ModelFailed, ShareExceeded
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -53,7 +55,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
 
 
-async def begun(*coroutines: Coroutine[Any, Any, int]) -> list[asyncio.Task[int]]:
+async def begun(*coroutines: Coroutine[Any, Any, T]) -> list[asyncio.Task[T]]:
     """Tasks that have all come to where they wait."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     for _ in range(3):
@@ -61,18 +63,23 @@ async def begun(*coroutines: Coroutine[Any, Any, int]) -> list[asyncio.Task[int]
     return tasks
 
 
+async def value_of(cache: FlowCache[T], key: str, call: Callable[[], Awaitable[T]]) -> T:
+    value, _ = await cache.get_or_call(key, call)
+    return value
+
+
 def test_an_answers_age_counts_from_the_end_of_its_call() -> None:
     async def scenario() -> None:
         clock, source = Clock(), Source(opened=False)
         cache = new(clock=clock)
-        [first] = await begun(cache.get("k", source))
+        [first] = await begun(value_of(cache, "k", source))
         clock.now = 100
         source.gate.set()
         assert await first == 1
         clock.now = 109.9
-        assert await cache.get("k", source) == 1
+        assert await value_of(cache, "k", source) == 1
         clock.now = 110
-        assert await cache.get("k", source) == 2
+        assert await value_of(cache, "k", source) == 2
 
     run(scenario())
 
@@ -80,7 +87,7 @@ def test_an_answers_age_counts_from_the_end_of_its_call() -> None:
 def test_a_thousand_who_ask_the_same_make_one_call() -> None:
     async def scenario() -> None:
         cache, source = new(), Source(opened=False)
-        tasks = await begun(*(cache.get("k", source) for _ in range(1000)))
+        tasks = await begun(*(value_of(cache, "k", source) for _ in range(1000)))
         source.gate.set()
         assert set(await asyncio.gather(*tasks)) == {1}
         stats = cache.stats()
@@ -92,7 +99,7 @@ def test_a_thousand_who_ask_the_same_make_one_call() -> None:
 def test_the_first_to_ask_may_leave() -> None:
     async def scenario() -> None:
         cache, source = new(), Source(opened=False)
-        leader, follower = await begun(cache.get("k", source), cache.get("k", source))
+        leader, follower = await begun(value_of(cache, "k", source), value_of(cache, "k", source))
         leader.cancel()
         await asyncio.gather(leader, return_exceptions=True)
         source.gate.set()
@@ -105,10 +112,10 @@ def test_the_first_to_ask_may_leave() -> None:
 def test_when_the_last_has_left_the_call_is_cancelled_and_nobody_joins_it() -> None:
     async def scenario() -> None:
         cache, source = new(), Source(opened=False)
-        tasks = await begun(*(cache.get("k", source) for _ in range(3)))
+        tasks = await begun(*(value_of(cache, "k", source) for _ in range(3)))
         for task in tasks:
             task.cancel()
-        [late] = await begun(cache.get("k", source))
+        [late] = await begun(value_of(cache, "k", source))
         await asyncio.gather(*tasks, return_exceptions=True)
         assert source.cancelled == 1
         source.gate.set()
@@ -121,13 +128,13 @@ def test_when_the_last_has_left_the_call_is_cancelled_and_nobody_joins_it() -> N
 def test_a_failure_is_shared_by_those_who_wait_and_then_forgotten() -> None:
     async def scenario() -> None:
         cache, source = new(), Source(opened=False, error=ModelFailed())
-        tasks = await begun(*(cache.get("k", source) for _ in range(100)))
+        tasks = await begun(*(value_of(cache, "k", source) for _ in range(100)))
         source.gate.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, ModelFailed) for outcome in outcomes)
         assert source.calls == 1
         source.error = None
-        assert await cache.get("k", source) == 2
+        assert await value_of(cache, "k", source) == 2
 
     run(scenario())
 
@@ -142,7 +149,7 @@ def test_a_failure_after_everybody_left_disturbs_nobody() -> None:
             return 0
 
         cache = new()
-        [task] = await begun(cache.get("k", stubborn))
+        [task] = await begun(value_of(cache, "k", stubborn))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
@@ -154,9 +161,9 @@ def test_beyond_its_size_the_least_recently_used_goes() -> None:
     async def scenario() -> None:
         cache, source = new(max_size=3), Source()
         for key in ("a", "b", "c", "a", "d", "a"):
-            await cache.get(key, source)
+            await value_of(cache, key, source)
         assert (source.calls, cache.stats().hits) == (4, 2)
-        await cache.get("b", source)
+        await value_of(cache, "b", source)
         assert source.calls == 5
 
     run(scenario())
@@ -166,7 +173,7 @@ def test_an_endless_row_of_keys_leaves_what_the_size_allows() -> None:
     async def scenario() -> None:
         cache, source = new(max_size=100), Source()
         for number in range(20_000):
-            await cache.get(str(number), source)
+            await value_of(cache, str(number), source)
         assert cache.stats().entries == len(cache._ages) == 100
         assert not cache._flights
 
@@ -207,12 +214,12 @@ def test_it_keeps_what_a_plain_list_of_the_last_used_would(steps: list[tuple[str
                 model.remove(kept)
             if kept is not None and clock.now < kept[1] + 10:
                 model.append(kept)
-                assert await cache.get(argument, fail) == kept[2]
+                assert await value_of(cache, argument, fail) == kept[2]
             elif what == "fail":
                 with pytest.raises(ModelFailed):
-                    await cache.get(argument, fail)
+                    await value_of(cache, argument, fail)
             else:
-                assert await cache.get(argument, answer) == calls
+                assert await value_of(cache, argument, answer) == calls
                 model.append((argument, clock.now, calls))
                 model[:] = [entry for entry in model if clock.now < entry[1] + 10][-3:]
             assert cache.stats().entries == len(cache._ages) == len(model)
@@ -232,7 +239,7 @@ async def put(cache: "FlowCache[bytearray]", key: str, size: int) -> bytearray:
     async def call() -> bytearray:
         return bytearray(size)
 
-    return await cache.get(key, call)
+    return await value_of(cache, key, call)
 
 
 def test_its_bytes_are_bounded_and_the_least_recently_used_go() -> None:
@@ -240,10 +247,10 @@ def test_its_bytes_are_bounded_and_the_least_recently_used_go() -> None:
         cache = sized(max_bytes=20 * (LARGE + ENTRY_BYTES))
         for number in range(20):
             await put(cache, str(number), LARGE)
-        cache.kept("0")
+        cache.get("0")
         await put(cache, "more", LARGE)
-        assert cache.kept("0") is not None
-        assert cache.kept("1") is None
+        assert cache.get("0") is not None
+        assert cache.get("1") is None
         stats = cache.stats()
         assert (stats.entries, stats.bytes) == (20, 20 * (LARGE + ENTRY_BYTES))
 
@@ -255,7 +262,7 @@ def test_a_value_too_large_for_its_part_of_the_bytes_is_answered_and_not_kept() 
         cache = sized(max_bytes=100_000)
         await put(cache, "small", 10)
         assert len(await put(cache, "huge", 100_000 // MAX_ENTRY_SHARE)) == 100_000 // MAX_ENTRY_SHARE
-        assert (cache.kept("huge"), cache.stats().entries) == (None, 1)
+        assert (cache.get("huge"), cache.stats().entries) == (None, 1)
 
     run(scenario())
 
@@ -326,7 +333,7 @@ def test_its_count_of_bytes_is_always_what_its_entries_take(steps: list[tuple[st
                 clock.now += amount
             elif what == "put":
                 await put(cache, key, amount)
-            elif (value := cache.kept(key)) is not None:
+            elif (value := cache.get(key)) is not None:
                 value.extend(bytes(amount))
                 cache.resized(key, value)
             held = [len(entry.value) + ENTRY_BYTES for entry in cache._entries.values()]
@@ -351,7 +358,7 @@ def test_who_joins_a_call_is_not_refused_for_the_share_of_the_one_who_began_it()
 
         async def ask(client: str) -> int:
             become(client)
-            return await cache.get("k", call)
+            return await value_of(cache, "k", call)
 
         async def hold() -> None:
             become("hostile")
@@ -384,7 +391,7 @@ def test_a_call_holds_the_share_of_the_one_who_began_it_until_it_ends() -> None:
 
         async def ask(client: str, key: str) -> int:
             become(client)
-            return await cache.get(key, call)
+            return await value_of(cache, key, call)
 
         first, second = await begun(ask("first", "k"), ask("second", "k"))
         first.cancel()
@@ -402,11 +409,9 @@ def test_a_call_holds_the_share_of_the_one_who_began_it_until_it_ends() -> None:
 def test_it_says_how_an_answer_was_had() -> None:
     async def scenario() -> None:
         cache, source = new(), Source(opened=False)
-        uses: list[CacheUse] = []
-        tasks = await begun(*(cache.get("k", source, uses.append) for _ in range(2)))
+        tasks = await begun(*(cache.get_or_call("k", source) for _ in range(2)))
         source.gate.set()
-        await asyncio.gather(*tasks)
-        await cache.get("k", source, uses.append)
+        uses = [use for _, use in [*await asyncio.gather(*tasks), await cache.get_or_call("k", source)]]
         assert uses == [CacheUse.MISS, CacheUse.COLLAPSED, CacheUse.HIT]
 
     run(scenario())

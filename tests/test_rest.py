@@ -125,7 +125,7 @@ def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
     scope: Scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "headers": headers}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "report_call", lambda call, _listeners: lines.append(call.status))
-        patch.setattr(Runner, "run", think)
+        patch.setattr(Runner, "_result", think)
         asyncio.run(app({**scope, "client": ("192.0.2.7", 1), "scheme": "http"}, receive, send))  # type: ignore[arg-type]
     return sent, lines
 

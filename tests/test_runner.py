@@ -118,7 +118,7 @@ def test_the_mark_of_a_text_that_was_cut_off_stays_with_it_in_the_cache() -> Non
     [describe_image] = [operation for operation in OPERATIONS if operation.flow is Flows.describe_image]
 
     async def scenario() -> list[bool]:
-        return [(await runner.run(describe_image, ImageRequest())).marks.truncated for _ in range(2)]
+        return [(await runner.run(describe_image, ImageRequest())).result.marks.truncated for _ in range(2)]
 
     assert asyncio.run(scenario()) == [True, True]
     assert len(calls) == 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware.cors import CORSMiddleware
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.asgi import create_app
 from src.config import load_settings
-from src.rest import Shortcut
+from src.rest import FastPath
 from src.security import CORS, EXPOSED_HEADERS, GZip, TrustedHost
 from tests.small_service import in_this_process
 
@@ -147,13 +147,13 @@ def test_going_round_a_layer_gives_the_same_bytes(
     assert asked(ours(app), method, "/", given_headers) == asked(starlettes(app), method, "/", given_headers)
 
 
-def rest_app() -> FastAPI:
-    """The FastAPI app inside of the whole service."""
+def rest_app() -> FastPath:
+    """The fast path and the FastAPI app inside of the whole service."""
     with in_this_process():
         app: Any = create_app(load_settings({"model": "offline/demo", "log_level": "error"}))
-    while not isinstance(app, Shortcut):
+    while not isinstance(app, FastPath):
         app = app.__closure__[0].cell_contents if hasattr(app, "__closure__") else app.app
-    return app.app
+    return app
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,13 @@ def rest_app() -> FastAPI:
 @pytest.mark.parametrize("body", [b"", b'{"text": "hello"}', b'{"text": ', b'{"topic": 7, "text": 7}'])
 @pytest.mark.parametrize("content_type", [b"application/json", b"text/plain"])
 def test_going_past_fastapi_gives_the_same_answer(method: str, path: str, body: bytes, content_type: bytes) -> None:
-    app = rest_app()
+    fast = rest_app()
     headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
-    assert asked(Shortcut(app), method, path, headers, body) == asked(app, method, path, headers, body)
+    assert asked(fast, method, path, headers, body) == asked(fast.app, method, path, headers, body)
 
 
-def statuses(app: FastAPI) -> list[int]:
-    answers = [asked(Shortcut(app), "GET", "/health", []), asked(Shortcut(app), "POST", "/chat", [], b"{}")]
+def statuses(fast: FastPath) -> list[int]:
+    answers = [asked(fast, "GET", "/health", []), asked(fast, "POST", "/chat", [], b"{}")]
     return [answer[0]["status"] for answer in answers]
 
 
@@ -192,14 +192,14 @@ def test_middleware_that_someone_adds_is_asked_for_every_operation() -> None:
 
         return refuse
 
-    app = rest_app()
-    app.add_middleware(refusing)
-    assert statuses(app) == [401, 401]
+    fast = rest_app()
+    fast.app.add_middleware(refusing)
+    assert statuses(fast) == [401, 401]
 
 
 def test_a_handler_that_someone_adds_handles_the_exceptions_of_operations() -> None:
-    app = rest_app()
-    [chat] = [route for route in app.routes if getattr(route, "path", "") == "/chat"]
+    fast = rest_app()
+    [chat] = [route for route in fast.app.routes if getattr(route, "path", "") == "/chat"]
 
     async def raises(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError
@@ -207,14 +207,14 @@ def test_a_handler_that_someone_adds_handles_the_exceptions_of_operations() -> N
     async def teapot(_request: Request, _error: Exception) -> Response:
         return Response(status_code=418)
 
-    app.add_exception_handler(KeyError, teapot)
+    fast.app.add_exception_handler(KeyError, teapot)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(chat.app), "__call__", raises)  # type: ignore[attr-defined]
-        assert statuses(app) == [200, 418]
+        assert statuses(fast) == [200, 418]
 
 
 def test_a_mounted_app_answers_under_its_path() -> None:
-    app = rest_app()
+    fast = rest_app()
     for path in ("/api/health", "/health", "/api/nowhere"):
-        answers = [asked(it, "GET", path, [], root_path="/api") for it in (Shortcut(app), app)]
+        answers = [asked(it, "GET", path, [], root_path="/api") for it in (fast, fast.app)]
         assert answers[0] == answers[1]

@@ -22,7 +22,7 @@ from src.grpc_server import GrpcServer
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.rest import build_rest
+from src.rest import build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
 from src.util.text import well_formed
@@ -112,7 +112,8 @@ class InProcess:
         drain = Drain(1, accepting=0)
         runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
         limit = RateLimit(MemoryBuckets(), settings.rate_limit)
-        rest = build_rest(settings, runner, is_ready=lambda: True, lifespan=_no_lifespan)
+        endpoints = build_endpoints(runner, lambda: True, tells_cache=settings.debug)
+        rest = build_rest(settings, endpoints, _no_lifespan)
         app: ASGIApp = apply_security_middleware(rest, settings, limit, {op.path: op.name for op in OPERATIONS})
         server = GrpcServer(settings, runner, limit)
         await server.start()
