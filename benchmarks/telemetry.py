@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from benchmarks import load
 from src import asgi, service
-from src.observability.watch import Watch
+from src.observability.watch import Telemetry
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
 from tests.standins.sinks import OtlpOverHttp
@@ -48,7 +48,9 @@ end
 
 def without() -> ASGIApp:
     """The service with nothing that could watch it."""
-    with mock.patch.multiple(service, start_telemetry=lambda _: None, build_watch=lambda settings, *_: Watch(settings)):
+    with mock.patch.multiple(
+        service, start_telemetry=lambda _: None, build_telemetry=lambda settings, *_: Telemetry(settings)
+    ):
         return asgi.create_app()
 
 

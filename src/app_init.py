@@ -29,7 +29,8 @@ SERVICE = "hardened-genkit-service"
 def build_genkit(settings: Settings) -> "Genkit":
     """Return Genkit with the settings' model as its default. Does not use the network.
 
-    Configure logging and call `close_genkit` before: when Genkit is constructed, it logs and sets up structlog.
+    Configure logging and call `disable_genkit_dev_features` before: when Genkit is constructed, it logs and sets up
+    structlog.
     """
     provider = PROVIDERS[settings.model_provider]
     from genkit import Genkit
@@ -45,7 +46,7 @@ def build_genkit(settings: Settings) -> "Genkit":
     return Genkit(plugins=[module.plugin(settings)], model=model, prompt_dir=PROMPTS)
 
 
-def close_genkit(settings: Settings) -> None:
+def disable_genkit_dev_features(settings: Settings) -> None:
     """Disable Genkit's developer UI, which opens a port, outside debug, and its tracer if telemetry is off.
 
     Must run before `genkit` is imported, because Genkit reads the environment then.
@@ -137,7 +138,7 @@ def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
     else:
         try:
             exporter = getattr(exporters, platform.exporter)()
-        except exporters.Lacking as lacking:
+        except exporters.MissingConfiguration as lacking:
             log.warning("telemetry", found=names, state=f"off: {lacking}")
             return None
         provider = provide_traces(SERVICE, xray_ids=platform.extra == "aws")

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import structlog
 from starlette.types import ASGIApp
 
-from src.app_init import close_genkit
+from src.app_init import disable_genkit_dev_features
 from src.config import ConfigError, Settings, exit_with, load_settings_or_exit, missing_env_file
 from src.observability.logs import configure_logging
-from src.util.late_imports import imported_late
+from src.util.late_imports import lazy_imports
 from src.util.open_files import raise_open_file_limit
 
 log = structlog.get_logger(__name__)
@@ -33,9 +33,9 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
         raise_open_file_limit()
         if missing := missing_env_file(settings.app_env):
             log.warning("The env file does not exist", path=str(missing))
-        close_genkit(settings)
-        with _collecting_nothing():
-            with imported_late("opentelemetry.instrumentation.logging"):  # only for Genkit's developer UI
+        disable_genkit_dev_features(settings)
+        with _gc_paused():
+            with lazy_imports("opentelemetry.instrumentation.logging"):  # only for Genkit's developer UI
                 from src.service import build_app
 
             return build_app(settings, listens_as_set=listens_as_set)
@@ -52,7 +52,7 @@ def create_app_at_port() -> ASGIApp:
 
 
 @contextmanager
-def _collecting_nothing() -> Iterator[None]:
+def _gc_paused() -> Iterator[None]:
     """Disable garbage collection during imports, which only allocate long-lived objects.
 
     Afterwards the survivors of the first start in a process are frozen, so that no collection visits them again.

@@ -38,7 +38,7 @@ class Bulkhead:
         self._clients: Counter[str] = Counter()  # only clients with calls
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Hold a place for the current caller.
 
         Raises:

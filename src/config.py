@@ -275,8 +275,8 @@ class Settings(BaseSettings):
     @field_validator("cors_allowed_origins")
     @classmethod
     def _known_origins(cls, value: str) -> str:
-        if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split(value)):
-            return ",".join(_as_browsers_send(origin) for origin in split(value))
+        if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split_commas(value)):
+            return ",".join(_as_browsers_send(origin) for origin in split_commas(value))
         raise ValueError(
             "should be origins without a path, such as https://example.com or https://example.com:8443, or *"
         )
@@ -284,7 +284,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_hosts")
     @classmethod
     def _known_hosts(cls, value: str) -> str:
-        if all(_HOST_PATTERN.fullmatch(host) for host in split(value)):
+        if all(_HOST_PATTERN.fullmatch(host) for host in split_commas(value)):
             return value
         raise ValueError(
             "should be host names or addresses without scheme and port, such as api.example.com or *.example.com"
@@ -293,7 +293,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _known_networks(cls, value: str) -> str:
-        for entry in split(value):
+        for entry in split_commas(value):
             if entry == UNIX:
                 continue
             network = ip_network(entry)  # its ValueError names what is wrong
@@ -389,17 +389,17 @@ class Settings(BaseSettings):
     @property
     def cors_origins(self) -> list[str]:
         """The origins whose scripts may read answers; `*` is any."""
-        return split(self.cors_allowed_origins) or (["*"] if self.debug else [])
+        return split_commas(self.cors_allowed_origins) or (["*"] if self.debug else [])
 
     @property
     def trusted_host_patterns(self) -> list[str]:
         """The hosts that requests may be addressed to; none: any."""
-        return split(self.trusted_hosts)
+        return split_commas(self.trusted_hosts)
 
     @property
     def trusted_proxy_networks(self) -> list[str]:
         """The networks whose forwarding headers count."""
-        return split(self.trusted_proxies)
+        return split_commas(self.trusted_proxies)
 
     @property
     def accepts_other_machines(self) -> bool:
@@ -431,7 +431,7 @@ class Settings(BaseSettings):
         return self.model.partition("/")[2]
 
 
-def split(value: str) -> list[str]:
+def split_commas(value: str) -> list[str]:
     """The entries of a comma-separated setting."""
     return [entry.strip() for entry in value.split(",") if entry.strip()]
 
@@ -645,7 +645,7 @@ def default_of(field: FieldInfo, *, debug: bool = False) -> str:
     return "" if value is None else str(value)
 
 
-def export(overrides: Mapping[str, Any]) -> None:
+def export_to_environment(overrides: Mapping[str, Any]) -> None:
     """Put flags where worker processes find them, whichever server starts those: into the environment."""
     for name, value in overrides.items():
         os.environ[name.upper()] = str(value)

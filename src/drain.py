@@ -12,8 +12,8 @@ class Drain:
     """Tracks calls in flight and ends them in time.
 
     Args:
-        grace: Seconds from `begin` that work may go on for.
-        accepting: Seconds from `begin` that new work is still accepted for. Servers take a moment to close their
+        grace: Seconds from `start` that work may go on for.
+        accepting: Seconds from `start` that new work is still accepted for. Servers take a moment to close their
             doors; what comes in meanwhile would otherwise fail, although other instances are up.
 
     Attributes:
@@ -39,7 +39,7 @@ class Drain:
         """Seconds left of the grace period; all of it before the beginning."""
         return max(0.0, self._ends_at - asyncio.get_running_loop().time()) if self.has_begun else self._grace
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Refuse new calls soon, and end those in flight after the grace period. Only the first call counts."""
         if self.has_begun:
             return
@@ -56,19 +56,19 @@ class Drain:
         for waiting in self._receiving:
             waiting.end()
 
-    def check(self) -> None:
+    def raise_if_draining(self) -> None:
         """Raise ShuttingDown if new calls are refused."""
         if self.has_begun and asyncio.get_running_loop().time() >= self._refuses_at:
             raise ShuttingDown
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[None]:
+    async def track(self) -> AsyncIterator[None]:
         """Track one call, in the task that runs it, as a context manager.
 
         Raises:
             ShuttingDown: Before the call, or instead of its result when the grace period is over.
         """
-        self.check()
+        self.raise_if_draining()
         try:
             async with asyncio.timeout_at(self._ends_at if self.has_begun else None) as limit:
                 self._limits.add(limit)
@@ -86,7 +86,7 @@ class Drain:
 
         It raises ShuttingDown when new calls are refused, because the rest may never arrive.
         """
-        self.check()
+        self.raise_if_draining()
         return Receiving(self._receiving)
 
     def enter(self, protocol: str) -> None:

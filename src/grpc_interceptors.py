@@ -30,7 +30,7 @@ from src.observability.failures import log_failure
 from src.rate_limit import RateLimit
 from src.util.client_address import TrustedProxies
 from src.util.deadlines import Deadline, Deadlines
-from src.util.request_id import checked_request_id, new_request_id
+from src.util.request_id import new_request_id, validated_request_id
 
 QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
 
@@ -87,7 +87,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
-        request_id = checked_request_id(metadata_values(metadata, "x-request-id"))
+        request_id = validated_request_id(metadata_values(metadata, "x-request-id"))
         rpc = Rpc(method, self._operations.get(method, method), metadata, request_id)
         rpc.trailers.append(("x-request-id", request_id))
         begin_rpc(rpc)

@@ -111,7 +111,7 @@ class GrpcServer:
         if is_shared_with_strangers(self._host, self._port, main_processes()):
             raise PortShared("another service listens at the port")
 
-    def turn_unready(self) -> None:
+    def set_not_serving(self) -> None:
         """Report NOT_SERVING, and end health watches."""
         self._health.stop()
 

@@ -119,7 +119,7 @@ class ImageFetcher:
         Raises:
             InvalidInput, Overloaded: as `fetch` does; the latter also where too many images are in memory.
         """
-        async with self._in_memory.place():
+        async with self._in_memory.slot():
             yield await self.fetch(url)
 
     async def fetch(self, url: str) -> FetchedImage:
@@ -134,7 +134,7 @@ class ImageFetcher:
             return FetchedImage(self._checked_data_url(url))
         parsed = _parse(url)
         try:
-            async with self._fetches.place(), asyncio.timeout(self._timeout):
+            async with self._fetches.slot(), asyncio.timeout(self._timeout):
                 return FetchedImage(await self._download(parsed))
         except TimeoutError:
             _refuse(f"the image took longer than {self._timeout:g} seconds")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from genkit import Genkit, Message, ModelResponseChunk
 
-from src.util.text import well_formed
+from src.util.text import replace_lone_surrogates
 
 JSON_FORMAT = "strict-json-first"
 
@@ -69,5 +69,5 @@ def _parse(text: str) -> object:
 
 def _mended(value: object) -> object:
     text = json.dumps(value, ensure_ascii=False)
-    mended = well_formed(text)
+    mended = replace_lone_surrogates(text)
     return value if mended is text else json.loads(mended)

@@ -45,7 +45,7 @@ from src.marks import collecting_marks, mark_truncated
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
 from src.request_guard import check_request
 from src.util.locals import forget_locals
-from src.util.text import well_formed
+from src.util.text import replace_lone_surrogates
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ MAX_TOOL_ROUNDS = 5  # Genkit's default lets one request make 51 paid calls
 
 
 @dataclass(slots=True)
-class LlmCall:
+class LlmUsage:
     """Figures of one call, complete when it has ended."""
 
     input_tokens: int = 0
@@ -88,7 +88,7 @@ def _tokens(count: float | None) -> int:
 
 
 # A context manager around a call; the record that it gets is complete at its end.
-Watcher = Callable[[LlmCall], AbstractContextManager[None]]
+LlmCallHook = Callable[[LlmUsage], AbstractContextManager[None]]
 
 
 class Llm:
@@ -109,7 +109,7 @@ class Llm:
         timeout: float,
         bulkhead: Bulkhead,
         breaker: CircuitBreaker | None,
-        watchers: Sequence[Watcher] = (),
+        watchers: Sequence[LlmCallHook] = (),
     ) -> None:
         self._ai = ai
         self._watchers = watchers
@@ -138,11 +138,11 @@ class Llm:
             ModelFailed, ContentBlocked, TimedOut, CircuitOpen, Overloaded: See the table of errors.
             TypeError: A part is not a type of `src.prompt`, for example a string.
         """
-        state = _CallState(_messages(system, user), on_text)
+        state = _CallContext(_messages(system, user), on_text)
         response = await self._call(state)
         if state.truncated:
             mark_truncated()
-        return well_formed(response.text)
+        return replace_lone_surrogates(response.text)
 
     async def structured(
         self, schema: type[OutputT], system: Instruction, *user: UserPart, tools: Sequence[Tool] = ()
@@ -165,22 +165,22 @@ class Llm:
         return messages
 
     async def _structured(self, schema: type[OutputT], messages: list[Message], tools: Sequence[Tool] = ()) -> OutputT:
-        state = _CallState(messages, schema=schema, tools=tools)
+        state = _CallContext(messages, schema=schema, tools=tools)
         await self._call(state)
         return cast("OutputT", state.output)
 
-    async def _call(self, state: "_CallState") -> ModelResponse[Any]:
-        async with self._bulkhead.place():
+    async def _call(self, state: "_CallContext") -> ModelResponse[Any]:
+        async with self._bulkhead.slot():
             with (
                 self._breaker.call(current_caller().share_key) if self._breaker else nullcontext(),
                 ExitStack() as watching,
             ):
-                call = LlmCall()
+                call = LlmUsage()
                 for watcher in self._watchers:
                     watching.enter_context(watcher(call))
                 return await self._bounded(state, call)
 
-    async def _bounded(self, state: "_CallState", call: LlmCall) -> ModelResponse[Any]:
+    async def _bounded(self, state: "_CallContext", call: LlmUsage) -> ModelResponse[Any]:
         token = _current_call.set(state)
         try:
             with collecting_marks() as marks:
@@ -202,7 +202,7 @@ class Llm:
                 raise AnswerUnusable
         return response
 
-    async def _generate(self, state: "_CallState") -> ModelResponse[Any]:
+    async def _generate(self, state: "_CallContext") -> ModelResponse[Any]:
         # Never `prompt=` or `system=`: Genkit compiles a string there as a template. Messages are taken as they are.
         if state.schema is None:
             return await self._ai.generate(messages=state.messages, use=[_Call()])
@@ -246,7 +246,7 @@ def _part(part: UserPart) -> Part:
 
 
 @dataclass(slots=True)
-class _CallState:
+class _CallContext:
     """State of one call: its input, the receiver of its chunks, and what is known of its output and failure.
 
     Attributes:
@@ -264,7 +264,7 @@ class _CallState:
 
 
 # Genkit copies middleware for each call, so a call's state can't be kept on it.
-_current_call: ContextVar[_CallState] = ContextVar("current_call")
+_current_call: ContextVar[_CallContext] = ContextVar("current_call")
 
 
 class _Call(BaseMiddleware[Any]):
@@ -281,7 +281,7 @@ class _Call(BaseMiddleware[Any]):
     ) -> ModelResponse[Any]:
         on_text = _current_call.get().on_text
         if on_text is not None:
-            ctx.replace_on_chunk(lambda chunk: on_text(well_formed(chunk.text)) if chunk.text else None)
+            ctx.replace_on_chunk(lambda chunk: on_text(replace_lone_surrogates(chunk.text)) if chunk.text else None)
         return await next_fn(params, ctx)
 
     async def wrap_model(

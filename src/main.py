@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from src.config import Settings, exit_with, export, load_settings_or_exit, parse_flags
+from src.config import Settings, exit_with, export_to_environment, load_settings_or_exit, parse_flags
 from src.observability.logs import configure_logging, logging_config
 from src.util.open_files import raise_open_file_limit
 from src.util.start_checks import check_port_free
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
     settings = load_settings_or_exit(flags)
-    export(flags)  # worker processes build their own settings, and must come to the same
+    export_to_environment(flags)  # worker processes build their own settings, and must come to the same
     configure_logging(settings)
     check_ports_free(settings)
     take_as_sigterm()

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from src.image_fetch import FetchedImage
-from src.util.text import well_formed
+from src.util.text import replace_lone_surrogates
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 
@@ -35,7 +35,7 @@ class CallerText:
     text: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", well_formed(self.text))
+        object.__setattr__(self, "text", replace_lone_surrogates(self.text))
 
 
 @dataclass(frozen=True, slots=True)

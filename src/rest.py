@@ -65,8 +65,8 @@ def build_endpoints(runner: Runner, is_ready: Callable[[], bool], *, tells_cache
         ("POST", operation.path): OperationEndpoint(operation, runner, tells_cache=tells_cache)
         for operation in OPERATIONS
     }
-    for paths, is_well in ((LIVENESS_PATHS, lambda: True), (READINESS_PATHS, is_ready)):
-        endpoint = HealthEndpoint(is_well)
+    for paths, is_healthy in ((LIVENESS_PATHS, lambda: True), (READINESS_PATHS, is_ready)):
+        endpoint = HealthEndpoint(is_healthy)
         endpoints |= {(method, path): endpoint for path in paths for method in ("GET", "HEAD")}
     return endpoints
 

@@ -34,10 +34,10 @@ InputT = TypeVar("InputT", bound=BaseModel)
 
 
 class HealthEndpoint:
-    """Answers GET and HEAD with `{"status": "ok"}` while `is_well` returns True, otherwise with 503."""
+    """Answers GET and HEAD with `{"status": "ok"}` while `is_healthy` returns True, otherwise with 503."""
 
-    def __init__(self, is_well: Callable[[], bool]) -> None:
-        self._is_well = is_well
+    def __init__(self, is_healthy: Callable[[], bool]) -> None:
+        self._is_well = is_healthy
         self._ok = HealthResponse().model_dump_json().encode()
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:

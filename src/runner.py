@@ -106,7 +106,7 @@ class Runner:
         Raises:
             ServiceError: Any failure, as in the table of errors.
         """
-        self._drain.check()
+        self._drain.raise_if_draining()
         if self._cache is None or not operation.cached:
             return await wait(self._call(operation, input))
         key = cache_key(operation.name, self._model, input, scope=current_caller().scope)
@@ -116,14 +116,14 @@ class Runner:
         return await wait(self._call_once(self._cache, key, operation, input))
 
     async def _call(self, operation: Operation, input: BaseModel) -> Run:
-        async with self._drain.work():
+        async with self._drain.track():
             return Run(await self._result(operation, input), None)
 
     async def _call_once(self, cache: FlowCache[Result], key: str, operation: Operation, input: BaseModel) -> Run:
         async def call() -> Result:
             return await self._result(operation, input, on_growth=partial(cache.resized, key))
 
-        async with self._drain.work():
+        async with self._drain.track():
             return Run(*await cache.get_or_call(key, call))
 
     async def _result(
@@ -149,7 +149,7 @@ class Runner:
         Raises:
             ShuttingDown: As for the flow.
         """
-        return self._drain.work()
+        return self._drain.track()
 
     def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
@@ -163,13 +163,13 @@ class Runner:
             ShuttingDown: New calls are refused.
             ServiceError: As in `run`; by the generator, after the chunks before the failure.
         """
-        self._drain.check()
+        self._drain.raise_if_draining()
         return self._stream(operation, input, keep_alive)
 
     async def _stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None"
     ) -> AsyncGenerator[str | Result, None]:
-        chunks = Chunks(keep_alive)
+        chunks = ChunkQueue(keep_alive)
         task = asyncio.create_task(self._streamed(operation, input, chunks))
         task.add_done_callback(lambda _: chunks.close())
         try:
@@ -180,8 +180,8 @@ class Runner:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "Chunks") -> Result:
-        async with self._drain.work():
+    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "ChunkQueue") -> Result:
+        async with self._drain.track():
             return await self._result(operation, input, chunks.put)
 
 
@@ -192,7 +192,7 @@ class KeepAlive(NamedTuple):
     send: Callable[[], Awaitable[None]]
 
 
-class Chunks(AsyncIterator[str]):
+class ChunkQueue(AsyncIterator[str]):
     """A queue of texts from a flow, which must not wait, to a client, which may be slow.
 
     It holds at most `MAX_WAITING_CHUNKS` entries. Beyond that, a new text is appended to the last entry, so nothing is

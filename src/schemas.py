@@ -26,7 +26,7 @@ def _not_blank(text: str) -> str:
 
 
 # Free text that the LLM can't do without.
-Said = Annotated[str, AfterValidator(_not_blank), Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
+NonBlankText = Annotated[str, AfterValidator(_not_blank), Field(min_length=1, json_schema_extra={"pattern": r"\S"})]
 Ability = Annotated[str, StringConstraints(max_length=200)]
 
 
@@ -75,7 +75,7 @@ class JokeResponse(Schema):
 
 
 class StoryRequest(Schema):
-    topic: Said = Field("a brave cat", max_length=1000, description="What the story is about.")
+    topic: NonBlankText = Field("a brave cat", max_length=1000, description="What the story is about.")
 
 
 class StoryResponse(Schema):
@@ -83,7 +83,7 @@ class StoryResponse(Schema):
 
 
 class TranslateRequest(Schema):
-    text: Said = Field(
+    text: NonBlankText = Field(
         "Hello, how are you?",
         max_length=10_000,
         description="Text to translate; the model gets its first 2,000 characters.",
@@ -135,7 +135,7 @@ class RpgCharacter(Schema):
 
 
 class ChatRequest(Schema):
-    question: Said = Field(
+    question: NonBlankText = Field(
         "What is the best treasure?",
         max_length=5000,
         description="What to ask the captain; the model gets its first 2,000 characters.",
@@ -148,7 +148,7 @@ class ChatResponse(Schema):
 
 
 class CodeRequest(Schema):
-    description: Said = Field(
+    description: NonBlankText = Field(
         "a function that reverses a string",
         max_length=10_000,
         description="What the code should do; the model gets its first 2,000 characters.",
@@ -166,7 +166,7 @@ class CodeResponse(Schema):
 
 
 class CodeReviewRequest(Schema):
-    code: Said = Field(
+    code: NonBlankText = Field(
         "def add(a, b):\n    return a + b\n",
         max_length=50_000,
         description="Source code to review; it goes whole to the model.",

@@ -245,7 +245,7 @@ class GZip:
             if held is not None:
                 start, held = held, None
                 if message.get("more_body", False) or len(message.get("body", b"")) >= MIN_COMPRESSED_BYTES:
-                    start = {**start, "headers": varying_by(start.get("headers", ()), "Accept-Encoding")}
+                    start = {**start, "headers": add_vary(start.get("headers", ()), "Accept-Encoding")}
                 await send(start)
             await send(message)
 
@@ -286,7 +286,7 @@ def is_compressible(content_type: bytes) -> bool:
     return {media_type, media_type.partition("/")[0] + "/*"}.isdisjoint(DEFAULT_EXCLUDED_CONTENT_TYPES)
 
 
-def varying_by(headers: Iterable[tuple[bytes, bytes]], name: str) -> RawHeaders:
+def add_vary(headers: Iterable[tuple[bytes, bytes]], name: str) -> RawHeaders:
     """Return the headers with this one in `Vary`."""
     varied = MutableHeaders(raw=list(headers))
     varied.add_vary_header(name)
@@ -316,7 +316,7 @@ class CORS:
         def varying(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 given = message.get("headers", ())
-                headers = varying_by(given, "Origin") if has_header(given, b"vary") else [*given, VARY_ORIGIN]
+                headers = add_vary(given, "Origin") if has_header(given, b"vary") else [*given, VARY_ORIGIN]
                 message = {**message, "headers": headers}
             return send(message)
 

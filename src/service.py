@@ -29,17 +29,17 @@ from src.in_flight import RequestsInFlight, RpcsInFlight
 from src.llm import Llm
 from src.observability.log_writer import stderr_writer
 from src.observability.sources import Sources
-from src.observability.watch import Watch, build_watch
+from src.observability.watch import Telemetry, build_telemetry
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import FastPath, build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
-from src.util.failed_starts import told_in_one_line
+from src.util.failed_starts import brief_startup_errors
 from src.util.probes import STATUS_PATH
 from src.util.server_parent import server_parent_ended
 from src.util.start_checks import check_port_free
-from src.util.stop_signals import BEGIN_STOP, noticing_stop_signals
+from src.util.stop_signals import BEGIN_STOP, on_stop_signals
 from src.util.websockets import websockets_as_http
 
 if TYPE_CHECKING:
@@ -66,28 +66,28 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
     breaker = build_breaker(settings)
     cache = build_cache(settings)
     drain = Drain(settings.shutdown_grace, accepting=ACCEPTING_SECONDS)
-    watch = build_watch(settings, traces, Sources(drain, buckets, breaker, cache))
+    telemetry = build_telemetry(settings, traces, Sources(drain, buckets, breaker, cache))
     llm = Llm(
         ai,
         timeout=settings.llm_timeout / 1000,
         bulkhead=Bulkhead(settings.llm_max_concurrency, per_client=settings.llm_max_per_client),
         breaker=breaker,
-        watchers=watch.llm_calls,
+        watchers=telemetry.llm_calls,
     )
     images = ImageFetcher(client_share=settings.client_share)
     flows = Flows(llm, images)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
     service = Service(
-        settings, ai, runner, limit, drain, watch=watch, addresses=addresses_for_log(settings, listens_as_set)
+        settings, ai, runner, limit, drain, telemetry=telemetry, addresses=addresses_for_log(settings, listens_as_set)
     )
     endpoints = build_endpoints(runner, lambda: service.ready, tells_cache=settings.debug)
     rest = build_rest(settings, endpoints, service.lifespan)
-    if watch.status is not None:
-        watch.status.add_to(rest)
+    if telemetry.status is not None:
+        telemetry.status.add_to(rest)
     app = seen_by_sentry(rest) if settings.sentry_dsn else FastPath(rest, endpoints)
     operations = {operation.path: operation.name for operation in OPERATIONS}
-    secured = apply_security_middleware(app, settings, limit, operations, watch.listeners)
-    return told_in_one_line(websockets_as_http(RequestsInFlight(watch.requests(secured), drain)))
+    secured = apply_security_middleware(app, settings, limit, operations, telemetry.listeners)
+    return brief_startup_errors(websockets_as_http(RequestsInFlight(telemetry.requests(secured), drain)))
 
 
 def seen_by_sentry(rest: FastAPI) -> ASGIApp:
@@ -133,11 +133,11 @@ class Service:
         limit: RateLimit,
         drain: Drain,
         *,
-        watch: Watch,
+        telemetry: Telemetry,
         addresses: Mapping[str, str],
     ) -> None:
         self.ready = False
-        self._watch = watch
+        self._telemetry = telemetry
         self._addresses = addresses
         self._settings = settings
         self._ai = ai
@@ -155,8 +155,8 @@ class Service:
         """Start gRPC beside REST. Both drain from the stop signal on, and the lifespan ends after the drain."""
         await self._resolve_model()
         async with self._last_work:
-            await self._last_work.enter_async_context(self._watch.running(self._seconds_for_last_work))
-            on_signal = noticing_stop_signals(lambda: self._begin_stop(may_exit=True))
+            await self._last_work.enter_async_context(self._telemetry.running(self._seconds_for_last_work))
+            on_signal = on_stop_signals(lambda: self._begin_stop(may_exit=True))
             with on_signal as begin_serving, stderr_writer().batching():
                 await self._start_grpc()
                 # Objects of the start-up live on, so full collections can skip them.
@@ -205,7 +205,7 @@ class Service:
         if not self.ready:
             return
         self.ready = False
-        self._drain.begin()
+        self._drain.start()
         self._stopping = asyncio.create_task(self._stop(may_exit))
         log.info("stopping", grace=self._settings.shutdown_grace)
 
@@ -228,7 +228,7 @@ class Service:
         if self._grpc is None:
             await self._drain.finished(STATUS_SECONDS)
             return
-        self._grpc.turn_unready()
+        self._grpc.set_not_serving()
         draining = asyncio.create_task(self._grpc.stop(self._drain.seconds_left + STATUS_SECONDS))
         await self._drain.refusing()
         self._grpc.end_waiting()
@@ -257,8 +257,8 @@ class Service:
             # After the fork: grpc must not be loaded in a worker's parent.
             from src.grpc_server import GrpcServer, PortShared
 
-            hooks = (RpcsInFlight(self._drain), *self._watch.rpc_hooks())
-            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._watch.listeners)
+            hooks = (RpcsInFlight(self._drain), *self._telemetry.rpc_hooks())
+            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._telemetry.listeners)
             try:
                 await self._grpc.start()
             except RuntimeError as error:

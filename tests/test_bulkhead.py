@@ -23,7 +23,7 @@ def test_as_many_as_have_places_are_under_way_and_the_others_follow_in_order() -
 
         async def guest(number: int) -> None:
             become(number)
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 entered.append(number)
                 await leave[number].wait()
 
@@ -46,7 +46,7 @@ def test_beyond_places_and_queue_one_is_refused_at_once() -> None:
 
         async def guest(number: int) -> None:
             become(number)
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 await leave.wait()
 
         tasks = [asyncio.create_task(guest(number)) for number in range(4)]
@@ -64,12 +64,12 @@ def test_beyond_places_and_queue_one_is_refused_at_once() -> None:
 def test_who_has_waited_long_enough_is_refused_and_leaves_the_queue() -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(1, per_client=2, queue_seconds=0.001)
-        async with bulkhead.place():
+        async with bulkhead.slot():
             for _ in range(3):
                 with pytest.raises(Overloaded):
-                    async with bulkhead.place():
+                    async with bulkhead.slot():
                         pass
-        async with bulkhead.place():
+        async with bulkhead.slot():
             pass
 
     asyncio.run(scenario())
@@ -83,7 +83,7 @@ def test_whoever_leaves_however_no_place_is_lost(seed: int) -> None:
         async def guest(steps: int, fails: bool) -> None:
             nonlocal inside
             become(steps)
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 inside += 1
                 assert inside <= 3
                 try:
@@ -121,7 +121,7 @@ def test_one_client_gets_its_share_of_places_and_queue_and_no_more() -> None:
 
         async def guest(client: str) -> None:
             become(client)
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 inside[client] += 1
                 await leave.wait()
 
@@ -149,7 +149,7 @@ def test_what_waits_counts_for_the_share_until_it_leaves() -> None:
 
         async def guest(client: str) -> None:
             become(client)
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 await leave.wait()
 
         first = asyncio.create_task(guest("first"))
@@ -171,13 +171,13 @@ def test_the_addresses_of_a_48_hold_one_share() -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(4, per_client=1)
         set_caller(caller_at("2001:db8:0:1::1", Rate(1, 1)))
-        async with bulkhead.place():
+        async with bulkhead.slot():
             set_caller(caller_at("2001:db8:0:2::1", Rate(1, 1)))
             with pytest.raises(ShareExceeded):
-                async with bulkhead.place():
+                async with bulkhead.slot():
                     pass
             set_caller(caller_at("2001:db8:1:2::1", Rate(1, 1)))
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 pass
 
     asyncio.run(scenario())

@@ -353,7 +353,7 @@ def test_who_joins_a_call_is_not_refused_for_the_share_of_the_one_who_began_it()
         cache, bulkhead, source = new(), Bulkhead(8, per_client=1), Source(opened=False)
 
         async def call() -> int:
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 return await source()
 
         async def ask(client: str) -> int:
@@ -362,7 +362,7 @@ def test_who_joins_a_call_is_not_refused_for_the_share_of_the_one_who_began_it()
 
         async def hold() -> None:
             become("hostile")
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 await source.gate.wait()
 
         holding = asyncio.create_task(hold())
@@ -386,7 +386,7 @@ def test_a_call_holds_the_share_of_the_one_who_began_it_until_it_ends() -> None:
         cache, bulkhead, source = new(), Bulkhead(8, per_client=1), Source(opened=False)
 
         async def call() -> int:
-            async with bulkhead.place():
+            async with bulkhead.slot():
                 return await source()
 
         async def ask(client: str, key: str) -> int:

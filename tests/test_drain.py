@@ -9,7 +9,7 @@ from src.errors import ShuttingDown
 
 
 async def work(drain: Drain, until: asyncio.Event) -> str:
-    async with drain.work():
+    async with drain.track():
         await until.wait()
     return "done"
 
@@ -19,10 +19,10 @@ def test_new_work_is_refused_and_that_under_way_may_finish() -> None:
         drain, finish = Drain(60), asyncio.Event()
         under_way = asyncio.create_task(work(drain, finish))
         await asyncio.sleep(0)
-        drain.check()
-        drain.begin()
+        drain.raise_if_draining()
+        drain.start()
         with pytest.raises(ShuttingDown):
-            drain.check()
+            drain.raise_if_draining()
         with pytest.raises(ShuttingDown):
             await work(drain, finish)
         finish.set()
@@ -36,7 +36,7 @@ def test_when_the_grace_is_over_work_ends_with_the_reason() -> None:
         drain = Drain(0.01)
         tasks = [asyncio.create_task(work(drain, asyncio.Event())) for _ in range(10)]
         await asyncio.sleep(0)
-        drain.begin()
+        drain.start()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, ShuttingDown) for outcome in outcomes)
         assert drain.seconds_left == 0
@@ -48,9 +48,9 @@ def test_a_second_beginning_does_not_lengthen_the_grace() -> None:
     async def scenario() -> None:
         drain = Drain(60)
         assert drain.seconds_left == 60
-        drain.begin()
+        drain.start()
         left = drain.seconds_left
-        drain.begin()
+        drain.start()
         assert drain.seconds_left <= left <= 60
 
     asyncio.run(scenario())
@@ -61,13 +61,13 @@ def test_a_client_who_leaves_and_a_timeout_of_the_work_itself_stay_what_they_are
         drain = Drain(60)
         left = asyncio.create_task(work(drain, asyncio.Event()))
         await asyncio.sleep(0)
-        drain.begin()
+        drain.start()
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         assert left.cancelled()
         other = Drain(60)
         with pytest.raises(TimeoutError):
-            async with other.work():
+            async with other.track():
                 raise TimeoutError
 
     asyncio.run(scenario())
@@ -76,13 +76,13 @@ def test_a_client_who_leaves_and_a_timeout_of_the_work_itself_stay_what_they_are
 def test_what_comes_while_servers_close_their_doors_is_accepted_and_has_the_same_end() -> None:
     async def scenario() -> None:
         drain = Drain(0.2, accepting=0.1)
-        drain.begin()
+        drain.start()
         late = asyncio.create_task(work(drain, asyncio.Event()))
         await asyncio.sleep(0)
         assert drain.has_begun
         await drain.refusing()
         with pytest.raises(ShuttingDown):
-            drain.check()
+            drain.raise_if_draining()
         assert not late.done()
         with pytest.raises(ShuttingDown):
             await late
@@ -103,7 +103,7 @@ def test_a_wait_for_a_body_ends_when_new_work_is_refused() -> None:
         complete = asyncio.create_task(receive(drain, arrived))
         arrived.set()
         assert await complete == "received"
-        drain.begin()
+        drain.start()
         with pytest.raises(ShuttingDown):
             await stalled
         with pytest.raises(ShuttingDown):
@@ -118,7 +118,7 @@ def test_a_client_who_leaves_in_the_middle_of_its_body_stays_one() -> None:
         left = asyncio.create_task(receive(drain, asyncio.Event()))
         await asyncio.sleep(0)
         left.cancel()
-        drain.begin()
+        drain.start()
         await asyncio.gather(left, return_exceptions=True)
         assert left.cancelled()
 
@@ -130,7 +130,7 @@ def test_it_is_finished_when_the_last_call_has_left() -> None:
         drain = Drain(60, accepting=0.01)
         drain.enter("http")
         drain.enter("grpc")
-        drain.begin()
+        drain.start()
         finished = asyncio.create_task(drain.finished(extra=1))
         drain.leave("http")
         await asyncio.sleep(0.05)
@@ -145,7 +145,7 @@ def test_a_call_that_never_leaves_holds_it_up_for_the_grace_and_a_little_more() 
     async def scenario() -> None:
         drain = Drain(0.05)
         drain.enter("http")
-        drain.begin()
+        drain.start()
         await asyncio.wait_for(drain.finished(extra=0.05), 5)
         assert drain.seconds_left == 0
 

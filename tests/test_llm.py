@@ -36,7 +36,7 @@ from src.errors import (
     TimedOut,
     UpstreamTimedOut,
 )
-from src.llm import MAX_TOOL_ROUNDS, Llm, LlmCall
+from src.llm import MAX_TOOL_ROUNDS, Llm, LlmUsage
 from src.prompt import CallerText, PromptFile
 from src.util.rate import Rate
 from tests.models import Character
@@ -165,10 +165,10 @@ def test_only_a_timeout_and_a_4xx_that_a_request_can_cause_are_blamed_on_its_cal
 
 @pytest.mark.parametrize("count", [-1, float("inf"), float("nan"), None, 2.0**80])
 def test_a_count_of_tokens_that_is_none_is_no_failure(count: float | None) -> None:
-    seen: list[LlmCall] = []
+    seen: list[LlmUsage] = []
 
     @contextmanager
-    def watcher(call: LlmCall) -> Iterator[None]:
+    def watcher(call: LlmUsage) -> Iterator[None]:
         seen.append(call)
         yield
 

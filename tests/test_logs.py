@@ -26,7 +26,7 @@ from src.observability.access_log import AccessLines, EndedCall, report_call
 from src.observability.failures import log_failure
 from src.observability.log_writer import MAX_LINE_BYTES
 from src.observability.logs import logging_config
-from src.observability.redaction import HIDDEN, Redactor, client_text, quiet_traceback, visible
+from src.observability.redaction import HIDDEN, Redactor, client_text, escape_unprintable, quiet_traceback
 from tests.live.service import ROOT
 
 KEY = "canary-key-4711"
@@ -121,7 +121,7 @@ def test_an_access_line_is_one_line_that_no_client_writes(path: str) -> None:
         AccessLines(settings(log_level="info")).write(ended(path))
     assert stderr.getvalue().rstrip("\n").isprintable()
     entry = json.loads(stderr.getvalue())
-    assert entry["path"] == entry["method"] == Redactor([]).text(visible(path))
+    assert entry["path"] == entry["method"] == Redactor([]).text(escape_unprintable(path))
 
 
 @given(ANYTHING, ANYTHING)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from src.observability.metrics_store import join_store
+from src.observability.metrics_store import shared_metrics_directory
 from tests.live.service import ROOT
 from tests.ports import free_port
 
 JOIN = """
 import os, sys
-from src.observability.metrics_store import join_store
-store = join_store(int(sys.argv[1]))
+from src.observability.metrics_store import shared_metrics_directory
+store = shared_metrics_directory(int(sys.argv[1]))
 print(os.environ["PROMETHEUS_MULTIPROC_DIR"], flush=True)
 sys.stdin.read()
 """
@@ -50,7 +50,7 @@ def test_the_first_worker_empties_it_and_the_others_do_not() -> None:
 def test_one_worker_at_a_time_has_the_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # set by what follows, and put back
-    first, second = join_store(1), join_store(1)
+    first, second = shared_metrics_directory(1), shared_metrics_directory(1)
     with first.lock, second.lock:
         assert (first.is_first, second.is_first) == (True, False)
         lock = first.lock_port()
@@ -69,5 +69,5 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"hardened-genkit-service-metrics-{os.getuid()}-1").symlink_to(precious)
     with pytest.raises(PermissionError, match="somebody else"):
-        join_store(1)
+        shared_metrics_directory(1)
     assert (precious / "thesis").exists()

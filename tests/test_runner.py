@@ -13,14 +13,14 @@ from src.drain import Drain
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import PROMPTS
-from src.runner import MAX_WAITING_CHUNKS, Chunks, KeepAlive, Result, Runner
+from src.runner import MAX_WAITING_CHUNKS, ChunkQueue, KeepAlive, Result, Runner
 from tests.small_service import OPERATIONS, Flows, ImageRequest, in_this_process
 
 
 @given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))
 def test_a_slow_reader_gets_every_character_in_order(texts: list[str], read_first: int) -> None:
     async def scenario() -> list[str]:
-        chunks = Chunks()
+        chunks = ChunkQueue()
         got: list[str] = []
         for text in texts:
             chunks.put(text)
@@ -33,7 +33,7 @@ def test_a_slow_reader_gets_every_character_in_order(texts: list[str], read_firs
 
 
 def test_what_waits_for_a_reader_is_bounded() -> None:
-    chunks = Chunks()
+    chunks = ChunkQueue()
     for _ in range(10_000):
         chunks.put("x")
     chunks.close()
@@ -46,7 +46,7 @@ def test_what_waits_for_a_reader_is_bounded() -> None:
 
 def test_a_fast_reader_gets_each_chunk_as_it_comes() -> None:
     async def scenario() -> list[str]:
-        chunks = Chunks()
+        chunks = ChunkQueue()
         got = []
         for text in ("a", "b"):
             waiting = asyncio.create_task(anext(chunks))
@@ -61,7 +61,7 @@ def test_a_fast_reader_gets_each_chunk_as_it_comes() -> None:
 def test_a_silent_stream_is_kept_alive_until_it_speaks() -> None:
     async def scenario() -> None:
         sent = asyncio.Queue[None]()
-        chunks = Chunks(KeepAlive(0.001, lambda: sent.put(None)))
+        chunks = ChunkQueue(KeepAlive(0.001, lambda: sent.put(None)))
         reading = asyncio.ensure_future(anext(chunks))
         for _ in range(3):
             await sent.get()
@@ -80,7 +80,7 @@ def test_a_stream_that_speaks_gets_no_comment() -> None:
         async def never() -> None:
             raise AssertionError
 
-        chunks = Chunks(KeepAlive(0.0, never))
+        chunks = ChunkQueue(KeepAlive(0.0, never))
         for text in ("a", "b"):
             chunks.put(text)
         chunks.close()
@@ -91,7 +91,7 @@ def test_a_stream_that_speaks_gets_no_comment() -> None:
 
 def test_a_stream_can_be_cancelled_while_it_is_silent() -> None:
     async def scenario() -> None:
-        chunks = Chunks(KeepAlive(60.0, lambda: asyncio.sleep(0)))
+        chunks = ChunkQueue(KeepAlive(60.0, lambda: asyncio.sleep(0)))
         reading = asyncio.ensure_future(anext(chunks))
         await asyncio.sleep(0)
         reading.cancel()

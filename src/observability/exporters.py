@@ -10,7 +10,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 AZURE_CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
 
 
-class Lacking(Exception):
+class MissingConfiguration(Exception):
     """Something is missing that only the operator can provide. The message names it."""
 
 
@@ -22,7 +22,7 @@ def otlp() -> SpanExporter:
 
         return Grpc()
     if protocol not in (None, "", "http/protobuf"):
-        raise Lacking(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: use http/protobuf or grpc")
+        raise MissingConfiguration(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: use http/protobuf or grpc")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
     return Http()
@@ -48,7 +48,7 @@ def aws() -> SpanExporter:
 def azure() -> SpanExporter:
     """Export to Application Insights."""
     if not os.environ.get(AZURE_CONNECTION):
-        raise Lacking(f"set {AZURE_CONNECTION}")
+        raise MissingConfiguration(f"set {AZURE_CONNECTION}")
     from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter
 
     return AzureMonitorTraceExporter()

@@ -1,7 +1,7 @@
 """Prometheus metrics of all worker processes, on a port of their own.
 
 Names follow OpenTelemetry's semantic conventions where these have one. All labels come from sets that are fixed when
-the process starts, so clients can't add any. Import this module after `metrics_store.join_store`.
+the process starts, so clients can't add any. Import this module after `metrics_store.shared_metrics_directory`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from src.circuit_breaker import BreakerStats, State
 from src.config import ConfigError
 from src.errors import as_service_error
 from src.grpc_hooks import PROBE_METHODS
-from src.llm import LlmCall
+from src.llm import LlmUsage
 from src.observability.access_log import EndedCall
 from src.observability.log_writer import stderr_writer
 from src.observability.metrics_file import AllocatedFile
@@ -150,7 +150,7 @@ class Metrics:
         histogram.observe(call.seconds)
 
     @contextmanager
-    def llm_call(self, call: LlmCall) -> Iterator[None]:
+    def llm_call(self, call: LlmUsage) -> Iterator[None]:
         """Measure an LLM call, as a context manager."""
         outcome = "ok"
         began = time.perf_counter()

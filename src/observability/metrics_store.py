@@ -38,7 +38,7 @@ class MetricsStore:
         return lock
 
 
-def join_store(port: int) -> MetricsStore:
+def shared_metrics_directory(port: int) -> MetricsStore:
     """Join the directory of the service whose metrics are at `port`, whichever process started its workers.
 
     The first worker empties it. A restarted worker finds the counters of its predecessor. Call it before

@@ -124,10 +124,10 @@ def client_text(text: str) -> str:
     """Return a client's string as printable text of at most 256 characters, with `…` at the end if it was cut."""
     if len(text) > MAX_CLIENT_TEXT:
         text = hide_looks(text[:_MAX_READ])[:MAX_CLIENT_TEXT] + CUT
-    return visible(text)
+    return escape_unprintable(text)
 
 
-def visible(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Escape unprintable characters, such as `\\x1b`, so that the text stays on one line.
 
     Clients must not write log lines of their own, or control a terminal (CWE-117, CWE-150).

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.errors import as_service_error
 from src.grpc_hooks import Rpc, RpcHook
-from src.llm import LlmCall
+from src.llm import LlmUsage
 from src.observability.redaction import MAX_CLIENT_TEXT, client_text
 from src.operations import OPERATIONS
 from src.util.probes import PROBE_PATHS
@@ -136,7 +136,7 @@ def instrument_httpx() -> None:
 
 def export_to(provider: TracerProvider, exporter: SpanExporter) -> None:
     """Send the provider's spans to this exporter, in batches, from a thread."""
-    provider.add_span_processor(BatchSpanProcessor(Quiet(exporter)))
+    provider.add_span_processor(BatchSpanProcessor(RedactingExporter(exporter)))
 
 
 def flush(provider: TracerProvider, seconds_left: float) -> None:
@@ -146,7 +146,7 @@ def flush(provider: TracerProvider, seconds_left: float) -> None:
     thread.join(min(MAX_FLUSH_SECONDS, max(MIN_FLUSH_SECONDS, seconds_left)))
 
 
-class Quiet(SpanExporter):
+class RedactingExporter(SpanExporter):
     """Exports spans without callers' input and without exception messages."""
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -154,7 +154,7 @@ class Quiet(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export redacted copies of the spans."""
-        return self._exporter.export([quiet(span) for span in spans])
+        return self._exporter.export([redact_span(span) for span in spans])
 
     def shutdown(self) -> None:
         """Close the exporter."""
@@ -165,7 +165,7 @@ class Quiet(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def quiet(span: ReadableSpan) -> ReadableSpan:
+def redact_span(span: ReadableSpan) -> ReadableSpan:
     """Return the span if it holds types and places only, otherwise a copy that does."""
     attributes = dict(span.attributes or {})
     quiet_attributes = _quiet_attributes(attributes)
@@ -208,7 +208,7 @@ class _HeaderGetter(Getter[Scope]):
         return [name.decode("latin-1") for name, _ in carrier["headers"]]
 
 
-class Traced:
+class TracingMiddleware:
     """A server span around every request except health probes, around the whole chain."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -331,7 +331,7 @@ class LlmTracing:
         }
 
     @contextmanager
-    def __call__(self, call: LlmCall) -> Iterator[None]:
+    def __call__(self, call: LlmUsage) -> Iterator[None]:
         """Trace one call, as a context manager."""
         with self._tracer.start_as_current_span(
             self._name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from src.config import Settings, exit_with
-from src.llm import Watcher
+from src.llm import LlmCallHook
 from src.observability.sources import Sources
 from src.providers.rows import PROVIDERS
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Watch:
+class Telemetry:
     """Metrics and traces of one process.
 
     Attributes:
@@ -39,7 +39,7 @@ class Watch:
     metrics: "Metrics | None" = None
     traces: "TracerProvider | None" = None
     status: "Status | None" = None
-    llm_calls: list[Watcher] = field(default_factory=list)
+    llm_calls: list[LlmCallHook] = field(default_factory=list)
     listeners: "list[CallListener]" = field(default_factory=list)
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
 
@@ -86,36 +86,36 @@ class Watch:
                 await asyncio.to_thread(sentry_sdk.flush, seconds_left())
 
 
-def build_watch(
+def build_telemetry(
     settings: Settings,
     traces: "TracerProvider | None",
     sources: Sources,
-) -> Watch:
+) -> Telemetry:
     """Build the telemetry that the settings turn on."""
-    watch = Watch(settings, traces=traces)
+    telemetry = Telemetry(settings, traces=traces)
     if settings.debug:
         from src.observability.status import Status
 
         status = Status(sources, is_traced=traces is not None, trace_url=settings.trace_url)
-        watch.status = status
-        watch.listeners.append(status.note)
+        telemetry.status = status
+        telemetry.listeners.append(status.note)
     if settings.metrics_port:
-        from src.observability.metrics_store import join_store
+        from src.observability.metrics_store import shared_metrics_directory
 
         try:
-            store = join_store(settings.metrics_port)
+            store = shared_metrics_directory(settings.metrics_port)
         except OSError as error:
             exit_with(f"METRICS_PORT={settings.metrics_port}: no place for the counts of all workers: {error}")
         from src.observability.metrics import Metrics
 
         metrics = Metrics(model=settings.model, sources=sources, store=store)
-        watch.metrics = metrics
-        watch.llm_calls.append(metrics.llm_call)
-        watch.listeners.append(metrics.observe)
+        telemetry.metrics = metrics
+        telemetry.llm_calls.append(metrics.llm_call)
+        telemetry.listeners.append(metrics.observe)
     if traces is not None:
-        from src.observability.traces import LlmTracing, Traced
+        from src.observability.traces import LlmTracing, TracingMiddleware
 
         provider = PROVIDERS[settings.model_provider].telemetry_name
-        watch.llm_calls.append(LlmTracing(provider, settings.model_name))
-        watch.layers.append(Traced)
-    return watch
+        telemetry.llm_calls.append(LlmTracing(provider, settings.model_name))
+        telemetry.layers.append(TracingMiddleware)
+    return telemetry

@@ -7,11 +7,11 @@ from genkit.plugin_api import ModelConfig
 
 from src.config import Settings
 from src.connection import provider_client
-from src.providers.one_model import OneModel
-from src.util.late_imports import imported_late
+from src.providers.one_model import LazyPlugin
+from src.util.late_imports import lazy_imports
 
 # The plugin also imports Vertex AI's evaluators and Gemini's agents, which take most of its import time.
-with imported_late("genkit_google_genai.evaluators", "google.genai.interactions"):
+with lazy_imports("genkit_google_genai.evaluators", "google.genai.interactions"):
     from genkit_google_genai import GoogleAI
     from google.genai.types import HttpOptionsDict
 
@@ -24,7 +24,7 @@ def config(max_output_tokens: int) -> ModelConfig:
 def plugin(settings: Settings) -> Plugin:
     """Return the plugin that resolves `googleai/<name>`."""
     key = settings.gemini_api_key
-    return OneModel(
+    return LazyPlugin(
         GoogleAI(
             api_key=key.get_secret_value() if key else None,
             base_url=settings.google_gemini_base_url,

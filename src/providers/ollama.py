@@ -13,7 +13,7 @@ from genkit_ollama import Ollama
 from src.config import Settings
 from src.connection import configure_httpx_defaults, reclaiming
 from src.marks import mark_truncated
-from src.providers.one_model import OneModel
+from src.providers.one_model import LazyPlugin
 
 
 def config(max_output_tokens: int) -> ModelConfig:
@@ -23,7 +23,7 @@ def config(max_output_tokens: int) -> ModelConfig:
 
 def plugin(settings: Settings) -> Plugin:
     """Return the plugin that resolves `ollama/<name>`."""
-    return OneModel(_Ollama(settings))
+    return LazyPlugin(_Ollama(settings))
 
 
 class _Ollama(Ollama):

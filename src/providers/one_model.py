@@ -4,7 +4,7 @@ from genkit import Action, ActionKind, Plugin
 from genkit.plugin_api import ActionMetadata
 
 
-class OneModel(Plugin):
+class LazyPlugin(Plugin):
     """Offers models of a provider's plugin without its start-up.
 
     A plugin's `init` may list the provider's catalogue over the network. Genkit caches the first result for the life of

@@ -6,7 +6,7 @@ from genkit_openai.typing import OpenAIConfig
 
 from src.config import Settings
 from src.connection import provider_client
-from src.providers.one_model import OneModel
+from src.providers.one_model import LazyPlugin
 
 
 def config(max_output_tokens: int) -> OpenAIConfig:
@@ -17,7 +17,7 @@ def config(max_output_tokens: int) -> OpenAIConfig:
 def plugin(settings: Settings) -> Plugin:
     """Return the plugin that resolves `openai/<name>`. It does not retry: that is the caller's decision."""
     key = settings.openai_api_key
-    return OneModel(
+    return LazyPlugin(
         OpenAI(
             api_key=key.get_secret_value() if key else "none",  # the client requires a key, local servers don't
             base_url=settings.openai_base_url,

@@ -96,7 +96,7 @@ class _Lines:
         self._size = len(rest)
 
     def _line(self, line: str) -> Iterable[bytes]:
-        return [_spelled(line) + b"\n"]
+        return [_canonical(line) + b"\n"]
 
 
 class _Events(_Lines):
@@ -122,10 +122,10 @@ class _Events(_Lines):
                 raise httpx.RemoteProtocolError("an event of the response is too long")
             return ()
         data, self._data = self._data, []
-        return [b"data: " + _spelled(" ".join(data)) + b"\n\n"] if data else ()
+        return [b"data: " + _canonical(" ".join(data)) + b"\n\n"] if data else ()
 
 
-def _spelled(document: str) -> bytes:
+def _canonical(document: str) -> bytes:
     escaped = _SEPARATOR.sub(lambda match: f"\\u{ord(match[0].encode('latin-1').decode()):04x}", document)
     return _with_reason(replace_lone_escapes(escaped.encode("latin-1")))
 

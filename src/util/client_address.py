@@ -41,7 +41,7 @@ class TrustedProxies:
     def __contains__(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def believes(self, peer: str) -> bool:
+    def trusts(self, peer: str) -> bool:
         """Return True if this peer's forwarding headers count."""
         if peer == UNIX:
             return self._trusts_unix
@@ -59,8 +59,8 @@ class TrustedProxies:
         Returns:
             The address in canonical form, IPv4-mapped IPv6 as IPv4, or "unknown".
         """
-        if not forwarded_for or not self.believes(peer):
-            return _spelled(peer)
+        if not forwarded_for or not self.trusts(peer):
+            return _canonical(peer)
         address = parse_address(peer)
         for hop in _last_hops(forwarded_for):
             forwarded = parse_address(hop)
@@ -73,7 +73,7 @@ class TrustedProxies:
 
     def scheme(self, peer: str, scheme: str, forwarded_proto: Sequence[str]) -> str:
         """Return `http` or `https`: from the nearest trusted proxy, otherwise from the connection."""
-        if forwarded_proto and self.believes(peer):
+        if forwarded_proto and self.trusts(peer):
             said = forwarded_proto[-1].rpartition(",")[2].strip().lower()
             if said in ("http", "https"):
                 return said
@@ -119,7 +119,7 @@ def _parse_short(text: str) -> Address | None:
 
 
 @lru_cache(maxsize=4096)
-def _spelled(peer: str) -> str:
+def _canonical(peer: str) -> str:
     address = parse_address(peer)
     return UNKNOWN if address is None else str(address)
 

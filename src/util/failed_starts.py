@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.config import ConfigError, exit_with
 
 
-def told_in_one_line(app: ASGIApp) -> ASGIApp:
+def brief_startup_errors(app: ASGIApp) -> ASGIApp:
     """Wrap `app` so that a ConfigError at start-up reaches the server as its message only.
 
     Otherwise Starlette sends the server the whole traceback, and raises, so that the server logs it once more. Some

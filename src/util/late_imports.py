@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def imported_late(*modules: str) -> Iterator[None]:
+def lazy_imports(*modules: str) -> Iterator[None]:
     """Within the block, importing one of these modules gives stand-ins for its names and imports nothing.
 
     Use it for names that a library imports but does not use at once, as in `from module import Name`. A stand-in

@@ -13,7 +13,7 @@ _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def checked_request_id(given: Sequence[str]) -> str:
+def validated_request_id(given: Sequence[str]) -> str:
     """Return the given id if it is the only one and has 1 to 128 of `A-Z a-z 0-9 . _ : -`, otherwise a new UUID4."""
     if len(given) == 1 and _HARMLESS.fullmatch(given[0]):
         return given[0]
@@ -32,5 +32,5 @@ def request_id_of(scope: Scope) -> str:
     request_id: str | None = state.get("request_id")
     if request_id is None:
         given = headers_of(scope, b"x-request-id")
-        request_id = state["request_id"] = checked_request_id(given) if given else new_request_id()
+        request_id = state["request_id"] = validated_request_id(given) if given else new_request_id()
     return request_id

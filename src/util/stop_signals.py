@@ -32,7 +32,7 @@ def take_as_sigterm() -> None:
 
 
 @contextmanager
-def noticing_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
+def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Call `on_stop` on the running loop when a stop signal arrives. The server's handlers stay active.
 
     Enter it in the main thread, with the loop running and the server's handlers installed: in the lifespan. granian

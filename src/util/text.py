@@ -10,7 +10,7 @@ _SURROGATE_ESCAPE = re.compile(
 )
 
 
-def well_formed(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """Return `text` without lone surrogates: pairs are joined, single ones become U+FFFD.
 
     JSON from models and providers may contain them as escapes (RFC 8259, 8.2). UTF-8 can't encode them.

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Status, StatusCode
 
 from src.observability.redaction import MAX_CLIENT_TEXT
-from src.observability.traces import GENKIT_KEPT, quiet
+from src.observability.traces import GENKIT_KEPT, redact_span
 
 WORDS = "what-a-caller-wrote"
 PLAIN: dict[str, str | int] = {"http.request.method": "POST", "http.route": "/chat", "gen_ai.usage.input_tokens": 7}
@@ -22,18 +22,18 @@ def span(attributes: Mapping[str, str | int], *events: Event, description: str |
 
 def test_a_span_of_types_and_places_is_exported_as_it_is() -> None:
     plain = span(PLAIN)
-    assert quiet(plain) is plain
+    assert redact_span(plain) is plain
 
 
 @given(st.text(min_size=1).map("genkit:{}".format).filter(lambda name: name not in GENKIT_KEPT))
 def test_of_genkits_attributes_only_known_ones_leave(name: str) -> None:
-    assert quiet(span({**PLAIN, name: WORDS})).attributes == PLAIN
+    assert redact_span(span({**PLAIN, name: WORDS})).attributes == PLAIN
 
 
 @pytest.mark.parametrize("name", ["exception.message", "exception.stacktrace", "url.query"])
 def test_attributes_that_quote_leave_nowhere(name: str) -> None:
     event = Event("exception", {name: WORDS, "exception.type": "ValueError"}, 1)
-    exported = quiet(span({**PLAIN, name: WORDS}, event))
+    exported = redact_span(span({**PLAIN, name: WORDS}, event))
     assert exported.attributes == PLAIN
     assert [dict(event.attributes or {}) for event in exported.events] == [{"exception.type": "ValueError"}]
 
@@ -41,7 +41,7 @@ def test_attributes_that_quote_leave_nowhere(name: str) -> None:
 @pytest.mark.parametrize("name", ["url.full", "http.url"])
 @given(st.text(), st.text(st.characters(exclude_characters="?")))
 def test_an_address_leaves_without_its_query_and_cut(name: str, query: str, path: str) -> None:
-    exported = quiet(span({name: f"https://model.test/{path}?key={query}"})).attributes or {}
+    exported = redact_span(span({name: f"https://model.test/{path}?key={query}"})).attributes or {}
     address = exported[name]
     assert isinstance(address, str)
     assert "?" not in address
@@ -49,6 +49,6 @@ def test_an_address_leaves_without_its_query_and_cut(name: str, query: str, path
 
 
 def test_the_words_of_a_status_stay_here_and_its_code_leaves() -> None:
-    exported = quiet(span(PLAIN, description=WORDS))
+    exported = redact_span(span(PLAIN, description=WORDS))
     assert exported.status.description is None
     assert exported.status.status_code is StatusCode.ERROR

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from hypothesis import strategies as st
 
-from src.util.text import well_formed
+from src.util.text import replace_lone_surrogates
 from tests.standins.provider import Framing, Played
 
 Json = dict[str, Any]
@@ -90,7 +90,7 @@ class Answer:
 
     def text(self, *, apart: bool) -> str:
         """The text that callers have to get: halves of a pair of surrogates that come apart are no character."""
-        return "".join(well_formed(piece) for piece in (self.pieces if apart else ("".join(self.pieces),)))
+        return "".join(replace_lone_surrogates(piece) for piece in (self.pieces if apart else ("".join(self.pieces),)))
 
 
 MISSING = "missing"
@@ -464,7 +464,7 @@ def cases(draw: st.DrawFn, provider: str) -> Case:
 
 @st.composite
 def _documents(draw: st.DrawFn, provider: str, answer: Answer) -> tuple[bytes, int]:
-    body = _spelled(FORMATS[provider].document(answer), draw(SPELLINGS), draw(st.sampled_from([None, 1])))
+    body = _canonical(FORMATS[provider].document(answer), draw(SPELLINGS), draw(st.sampled_from([None, 1])))
     return body + draw(st.sampled_from([b"", b"\n"])), len(body)
 
 
@@ -473,13 +473,13 @@ def _streams(draw: st.DrawFn, provider: str, answer: Answer) -> tuple[bytes, int
     events = FORMATS[provider].events(answer)
     end = draw(st.sampled_from(["\n", "\r\n", "\r"])).encode()
     if provider == "ollama":
-        lines = [_spelled(event, draw(SPELLINGS)) for event in events]
+        lines = [_canonical(event, draw(SPELLINGS)) for event in events]
         body = b"".join(line + end for line in lines)
         return (body, len(body) - len(end)) if draw(st.booleans()) else (body.removesuffix(end), len(body) - len(end))
     body, ended_at = draw(st.sampled_from([b"", b"", "\ufeff".encode()])), 0
     for event in events:
         fields = draw(st.lists(st.sampled_from([b": keep-alive", b":", b"id: 1", b"retry: 5", b"x"]), max_size=1))
-        document = _spelled(event, draw(SPELLINGS), draw(st.sampled_from([None, None, 1])))
+        document = _canonical(event, draw(SPELLINGS), draw(st.sampled_from([None, None, 1])))
         prefix = draw(st.sampled_from([b"data: ", b"data:"]))
         lines = [*fields, *(prefix + line for line in document.split(b"\n")), b""]
         body += b"".join(line + end for line in lines)
@@ -490,9 +490,9 @@ def _streams(draw: st.DrawFn, provider: str, answer: Answer) -> tuple[bytes, int
     return body, ended_at
 
 
-def _spelled(document: Json, ascii_only: bool, indent: int | None = None) -> bytes:
+def _canonical(document: Json, ascii_only: bool, indent: int | None = None) -> bytes:
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
-    return (text if well_formed(text) is text else json.dumps(document, indent=indent)).encode()
+    return (text if replace_lone_surrogates(text) is text else json.dumps(document, indent=indent)).encode()
 
 
 BODIES = [

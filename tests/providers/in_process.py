@@ -25,7 +25,7 @@ from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
-from src.util.text import well_formed
+from src.util.text import replace_lone_surrogates
 from tests import small_service
 from tests.ports import free_port
 from tests.providers.answers import Case, Format
@@ -202,7 +202,7 @@ def expected(case: Case) -> dict[str, Any]:
     if meant is None:
         return {WAYS[case.way].field: case.text}
     value, _ = json.JSONDecoder(strict=False).raw_decode(case.text.removeprefix(meant.before))
-    return {name: well_formed(text) for name, text in value.items()}
+    return {name: replace_lone_surrogates(text) for name, text in value.items()}
 
 
 @asynccontextmanager

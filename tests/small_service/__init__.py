@@ -19,7 +19,7 @@ from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.operations import Operation
 from src.prompt import CallerText, Image, Instruction, free_text, sanitize
-from src.schemas import Said, Schema
+from src.schemas import NonBlankText, Schema
 from tests.small_service.messages import Stub, messages_of
 
 # The smallest valid PNG: an image that needs no network.
@@ -30,7 +30,7 @@ DOT = (
 
 
 class ChatRequest(Schema):
-    question: Said = Field("What is the best treasure?", max_length=5000)
+    question: NonBlankText = Field("What is the best treasure?", max_length=5000)
 
 
 class ChatResponse(Schema):
@@ -39,7 +39,7 @@ class ChatResponse(Schema):
 
 
 class StoryRequest(Schema):
-    topic: Said = Field("a brave cat", max_length=1000)
+    topic: NonBlankText = Field("a brave cat", max_length=1000)
 
 
 class StoryResponse(Schema):
@@ -47,7 +47,7 @@ class StoryResponse(Schema):
 
 
 class TranslateRequest(Schema):
-    text: Said = Field("Hello, how are you?", max_length=10_000)
+    text: NonBlankText = Field("Hello, how are you?", max_length=10_000)
     target_language: str = Field("French", max_length=100)
 
 

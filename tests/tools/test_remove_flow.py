@@ -36,7 +36,7 @@ def test_the_command_refuses_in_one_line() -> None:
 PROTO = """\
 service S {
   // Says a word.
-  rpc Say(Word) returns (Said);
+  rpc Say(Word) returns (NonBlankText);
   rpc Sing(Word) returns (stream Song);
 }
 
@@ -44,7 +44,7 @@ message Word {
   string text = 1;
 }
 
-message Said {
+message NonBlankText {
   Mood mood = 1;
 }
 

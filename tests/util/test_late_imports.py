@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from src.util.late_imports import imported_late
+from src.util.late_imports import lazy_imports
 
 NAME = "a_module_that_takes_long"
 SOURCE = """
@@ -42,7 +42,7 @@ def is_imported() -> bool:
 
 def taken(name: str) -> Any:
     """As a library takes a name, whose module is to be imported late."""
-    with imported_late(NAME):
+    with lazy_imports(NAME):
         namespace: dict[str, Any] = {}
         exec(f"from {NAME} import {name}", namespace)
     return namespace[name]
@@ -73,7 +73,7 @@ def test_using_a_name_imports_its_module(name: str, use: Any, expected: object) 
 
 
 def test_using_it_at_once_does_too() -> None:
-    with imported_late(NAME):
+    with lazy_imports(NAME):
         assert importlib.import_module(NAME).Thing.kind == "real"
         assert is_imported()
     assert is_imported()
@@ -93,7 +93,7 @@ def test_a_name_that_the_module_lacks_is_missed_when_it_is_used() -> None:
 
 def test_a_module_that_is_there_is_left_alone() -> None:
     real = importlib.import_module(NAME)
-    with imported_late(NAME):
+    with lazy_imports(NAME):
         assert importlib.import_module(NAME) is real
     assert sys.modules[NAME] is real
 

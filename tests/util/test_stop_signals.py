@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import uvloop
 
-from src.util.stop_signals import noticing_stop_signals
+from src.util.stop_signals import on_stop_signals
 
 Stop = Callable[[asyncio.AbstractEventLoop], None]
 
@@ -57,7 +57,7 @@ def test_a_stop_around_the_end_of_the_start_reaches_the_server(
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
 
     async def lifespan() -> None:
-        with noticing_stop_signals(noticed.set) as begin_serving:
+        with on_stop_signals(noticed.set) as begin_serving:
             begin_serving()
             if in_first_run:
                 in_first_run(loop)
