@@ -1,6 +1,5 @@
 """HTTP responses as ASGI messages, and the guard that completes a response after a failure."""
 
-import asyncio
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -11,6 +10,7 @@ from starlette.types import Message, Scope, Send
 
 from src.errors import InvalidInput, ServiceError
 from src.observability.failures import log_failure
+from src.util.deadlines import Deadlines
 from src.util.request_id import request_id_of
 from src.util.scope import first_header, forget_marks, route_path
 
@@ -18,6 +18,7 @@ JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 SECONDS_TO_SEND = 0.5  # servers kill workers a second after the grace period
 _GUARD = "response_guard"
+_sending = Deadlines(SECONDS_TO_SEND)  # a flood of refusals would make a timer for each
 
 
 class ResponseGuard:
@@ -110,9 +111,8 @@ async def in_time(sending: Awaitable[None]) -> None:
 
     A client that does not read must not keep its request open longer.
     """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SECONDS_TO_SEND):
-            await sending
+    with suppress(TimeoutError), _sending.begin():
+        await sending
 
 
 async def send_response(
