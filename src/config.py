@@ -316,6 +316,8 @@ class Settings(BaseSettings):
     def _known_model(cls, model: str) -> str:
         provider, _, name = model.partition("/")
         if provider in PROVIDERS and name and (provider != "offline" or model == OFFLINE_MODEL):
+            if not PROVIDERS[provider].has_text_model(name):
+                raise ValueError("the provider has no such text model")
             return model
         raise ValueError(
             f"name a model: googleai/<name> (or set GEMINI_API_KEY alone), openai/<name>, ollama/<name>, "

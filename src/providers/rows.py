@@ -1,5 +1,6 @@
 """The model providers. To add one, add a row here and a module beside this one that builds its plugin."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ class Provider:
         package: The package that its module imports.
         needs: Settings of which at least one must be set.
         missing: Description of the missing setting, for the error message.
+        no_text: Matches names of its models that generate no text. Its package refuses the same ones, but only in a
+            worker, when the service is almost up.
     """
 
     name: str
@@ -23,10 +26,23 @@ class Provider:
     package: str = ""
     needs: tuple[str, ...] = ()
     missing: str = ""
+    no_text: re.Pattern[str] | None = None
+
+    def has_text_model(self, name: str) -> bool:
+        """Return False if a model of this name can't answer in text. Does not ask the provider."""
+        return self.no_text is None or self.no_text.match(name) is None
 
 
 _ROWS = (
-    Provider("googleai", "gcp.gemini", needs=("gemini_api_key",), missing="a Gemini API key"),
+    Provider(
+        "googleai",
+        "gcp.gemini",
+        needs=("gemini_api_key",),
+        missing="a Gemini API key",
+        no_text=re.compile(
+            "(.*/)?([^/]*embedding|veo-|deep-research-|imagegeneration@|imagetext@|virtual-try-on-)", re.IGNORECASE
+        ),
+    ),
     Provider("ollama", "ollama", extra="ollama", package="genkit_ollama"),
     Provider("offline", "offline"),
     Provider(
@@ -36,6 +52,7 @@ _ROWS = (
         package="genkit_openai",
         needs=("openai_api_key", "openai_base_url"),
         missing="an API key, or the OPENAI_BASE_URL of a server that needs none",
+        no_text=re.compile(".*embed"),
     ),
 )
 PROVIDERS: Mapping[str, Provider] = {row.name: row for row in _ROWS}

@@ -55,6 +55,10 @@ MISTAKES = {
         "OLLAMA_BASE_URL='http://***@127.0.0.1:99999' (--ollama-base-url): should have a host and a valid port",
     ),
     "proxy with a password": Mistake({"HTTPS_PROXY": f"socks://me:{CANARY}@127.0.0.1:9"}, "HTTPS_PROXY: "),
+    "model that the provider lacks": Mistake(
+        {"MODEL": "googleai/text-embedding-004", "GEMINI_API_KEY": CANARY},
+        "MODEL='googleai/text-embedding-004' (--model): the provider has no such text model",
+    ),
     "settings that clash": Mistake(
         {"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8 (--metrics-port): is also GRPC_PORT"
     ),
@@ -76,9 +80,9 @@ LATE_MISTAKES = {
         {"METRICS_HOST": "192.0.2.1", "METRICS_PORT": "{taken}"},
         "METRICS_HOST='192.0.2.1' (--metrics-host): can't listen",
     ),
-    "model that the provider lacks": Mistake(
-        {"MODEL": "googleai/text-embedding-004", "GEMINI_API_KEY": CANARY},
-        "MODEL='googleai/text-embedding-004' (--model): the provider has no such text model",
+    "model that only the provider's package refuses": Mistake(
+        {"MODEL": "googleai/nested/lyria-3", "GEMINI_API_KEY": CANARY},
+        "MODEL='googleai/nested/lyria-3' (--model): the provider has no such text model",
     ),
 }
 
