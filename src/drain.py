@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
+from typing import Any
 
 from src.errors import ShuttingDown
+
+CUT_SECONDS = 0.2  # for what is cancelled at the end, to clean up
 
 
 class Drain:
@@ -18,6 +21,7 @@ class Drain:
 
     Attributes:
         in_flight: Requests (http) and RPCs (grpc) that have not ended yet.
+        has_cut: True once the requests that outlived the grace period are cancelled.
     """
 
     def __init__(self, grace: float, *, accepting: float = 0.0) -> None:
@@ -25,7 +29,9 @@ class Drain:
         self._accepting = min(accepting, grace)
         self._limits: set[asyncio.Timeout] = set()
         self._receiving: set[Receiving] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         self.in_flight = {"http": 0, "grpc": 0}
+        self.has_cut = False
         self._all_ended = asyncio.Event()
         self._refuses_at = self._ends_at = float("inf")  # on the loop's clock
 
@@ -89,13 +95,21 @@ class Drain:
         self.raise_if_draining()
         return Receiving(self._receiving)
 
-    def enter(self, protocol: str) -> None:
-        """Count a request or RPC in, whatever becomes of it."""
-        self.in_flight[protocol] += 1
+    def enter(self, protocol: str, request: asyncio.Task[Any] | None = None) -> None:
+        """Count a request or RPC in, whatever becomes of it.
 
-    def leave(self, protocol: str) -> None:
+        Args:
+            request: The task of a request, which is cancelled if it outlives the drain. The gRPC server ends RPCs.
+        """
+        self.in_flight[protocol] += 1
+        if request is not None:
+            self._requests.add(request)
+
+    def leave(self, protocol: str, request: asyncio.Task[Any] | None = None) -> None:
         """Count it out."""
         self.in_flight[protocol] -= 1
+        if request is not None:
+            self._requests.discard(request)
         if not self.in_flight[protocol]:
             self._all_ended.set()
 
@@ -104,13 +118,27 @@ class Drain:
         await asyncio.sleep(self._refuses_at - asyncio.get_running_loop().time())
 
     async def finished(self, extra: float) -> None:
-        """Wait until no call is in flight and new ones are refused, at most `extra` seconds beyond the grace period."""
+        """Wait until no call is in flight and new ones are refused.
+
+        After the grace period calls get `extra` seconds to end. Then requests are cancelled: a client that does not
+        read must not keep its request's log line and span from leaving before the process ends.
+        """
         await self.refusing()
+        # Two waits, so that a busy loop that is late for the end of the grace does not cut the rest short.
+        if await self._all_left(self.seconds_left) or await self._all_left(extra):
+            return
+        self.has_cut = True
+        for task in self._requests:
+            task.cancel()
+        await self._all_left(CUT_SECONDS)
+
+    async def _all_left(self, seconds: float) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._ends_at + extra):
+            async with asyncio.timeout(seconds):
                 while any(self.in_flight.values()):
                     self._all_ended.clear()
                     await self._all_ended.wait()
+        return not any(self.in_flight.values())
 
 
 class Receiving:

@@ -1,5 +1,7 @@
 """Count requests and RPCs in flight, so that the drain also waits until their responses are sent."""
 
+import asyncio
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.drain import Drain
@@ -17,11 +19,15 @@ class RequestsInFlight:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        self._drain.enter("http")
+        task = asyncio.current_task()
+        self._drain.enter("http", task)
         try:
             await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._drain.has_cut:  # servers would log a traceback for each request that the drain cuts off
+                raise
         finally:
-            self._drain.leave("http")
+            self._drain.leave("http", task)
 
 
 class RpcsInFlight(RpcHook):

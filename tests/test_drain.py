@@ -1,11 +1,13 @@
 """The drain: new work is refused, work under way has its grace, and is told when that is over."""
 
 import asyncio
+import time
 
 import pytest
 
 from src.drain import Drain
 from src.errors import ShuttingDown
+from src.in_flight import RequestsInFlight
 
 
 async def work(drain: Drain, until: asyncio.Event) -> str:
@@ -148,5 +150,55 @@ def test_a_call_that_never_leaves_holds_it_up_for_the_grace_and_a_little_more() 
         drain.start()
         await asyncio.wait_for(drain.finished(extra=0.05), 5)
         assert drain.seconds_left == 0
+
+    asyncio.run(scenario())
+
+
+def request(drain: Drain, ended: asyncio.Event) -> "asyncio.Task[None]":
+    """A request whose client never reads."""
+
+    async def app(*_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def served() -> None:
+        await RequestsInFlight(app, drain)({"type": "http"}, None, None)  # type: ignore[arg-type]
+
+    return asyncio.create_task(served())
+
+
+def test_a_request_that_outlives_the_grace_has_ended_when_the_drain_is_finished() -> None:
+    async def scenario() -> None:
+        drain, ended = Drain(0.01), asyncio.Event()
+        serving = request(drain, ended)
+        await asyncio.sleep(0)
+        drain.begin()
+        await asyncio.wait_for(drain.finished(extra=0.01), 5)
+        assert ended.is_set()
+        assert drain.in_flight == {"http": 0, "grpc": 0}
+        await serving  # no error that the server would log
+
+    asyncio.run(scenario())
+
+
+def test_a_busy_loop_does_not_take_the_time_from_calls_that_end_with_the_grace() -> None:
+    async def scenario() -> None:
+        drain, ended = Drain(0.01), asyncio.Event()
+        serving = request(drain, ended)
+        await asyncio.sleep(0)
+        drain.begin()
+        finished = asyncio.create_task(drain.finished(extra=0.5))
+        await asyncio.sleep(0)
+        time.sleep(0.6)  # noqa: ASYNC251 - the loop is late for the end of the grace
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+        assert not finished.done()
+        assert not drain.has_cut
+        serving.cancel()
+        await asyncio.wait_for(finished, 5)
+        with pytest.raises(asyncio.CancelledError):
+            await serving
 
     asyncio.run(scenario())

@@ -627,6 +627,7 @@ OTHERS: dict[str, str] = {
     "src.security.MIN_COMPRESSED_BYTES": "the shortest response that is compressed",
     "src.responses.SECONDS_TO_SEND": "after REQUEST_TIMEOUT, or within SHUTDOWN_GRACE",
     "src.service.ACCEPTING_SECONDS": "within SHUTDOWN_GRACE",
+    "src.drain.CUT_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.STATUS_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.LAST_WORK_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.EXIT_SECONDS": "added to SHUTDOWN_GRACE",

@@ -64,7 +64,8 @@ def ask_over_http2(port: int, path: str, clients: ExitStack) -> None:
 
 def durations(service: Service, path: str) -> list[float]:
     """The seconds of each request for the path that has ended."""
-    lines = [json.loads(line) for line in service.output().splitlines() if line.startswith("{")]
+    whole = [line for line in service.output().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in whole if line.startswith("{")]
     return [line["duration_ms"] / 1000 for line in lines if line["event"] == "request" and line["path"] == path]
 
 
@@ -104,3 +105,7 @@ def test_clients_that_do_not_read_are_ended_with_the_grace(server: str, upstream
         upstream.wait_for(lambda: upstream.open_calls == 0)
         # The servers' commands wait 11 seconds for the connections.
         assert service.wait(11 + SLACK_SECONDS) in (0, EXIT_STATUS.get(server, 0))
+        # The last work, such as sending spans, comes after all requests, and so does the end of the process.
+        _, after_the_last_request = service.output().rsplit('"event":"request"', 1)
+        assert '"stopped"' in after_the_last_request
+        assert "Traceback" not in service.output()
