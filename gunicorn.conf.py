@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from src.config import load_settings_or_exit
+from src.lifecycle.startup_errors import load_settings_or_exit
 from src.observability.logs import logging_config
 from src.util.server_parent import note_parent
 from src.util.uvicorn_http import HeadTimeoutProtocol

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from benchmarks import baselines
 from src.asgi import create_app
 from src.bulkhead import Bulkhead
-from src.config import Settings, load_settings
+from src.config import Settings
 from src.observability.log_writer import stderr_writer
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.security import layers, wrap
+from src.settings_loader import load_settings
 from tests.small_service import ChatRequest, Flows, in_this_process
 
 CALLS, ROUNDS = 1000, 9

@@ -12,8 +12,10 @@ import structlog
 from starlette.types import ASGIApp
 
 from src.app_init import disable_genkit_dev_features
-from src.config import ConfigError, Settings, exit_with, load_settings_or_exit, missing_env_file
+from src.config import ConfigError, Settings
+from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
 from src.observability.logs import configure_logging
+from src.settings_loader import missing_env_file
 from src.util.late_imports import lazy_imports
 from src.util.open_files import raise_open_file_limit
 
@@ -29,7 +31,12 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
     """
     settings = settings or load_settings_or_exit()
     try:
-        configure_logging(settings, reports_bugs=True)
+        configure_logging(settings)
+        if settings.sentry_dsn:  # after the log, so that a failure is logged without local variables
+            # Not in a parent of workers: Sentry's SDK imports gRPC.
+            from src.observability.sentry import report_bugs
+
+            report_bugs(settings, settings.sentry_dsn.get_secret_value())
         raise_open_file_limit()
         if missing := missing_env_file(settings.app_env):
             log.warning("The env file does not exist", path=str(missing))

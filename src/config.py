@@ -1,28 +1,20 @@
-"""Settings: the only reader of the environment, and the source of the command line's flags.
-
-Precedence: flag > environment > `.<env>.env` > `.env` > default. Defaults are closed: whoever configures nothing
+"""Settings and their validation. Defaults are closed: whoever configures nothing
 gets a production service that refuses to start until a model is named.
 """
 
-import argparse
-import json
 import os
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
-from ipaddress import ip_address, ip_network
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
-from urllib.parse import urlsplit
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     FilePath,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -31,38 +23,26 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from src.observability.log_writer import is_terminal, stderr_writer
-from src.observability.redaction import hide_looks
+from src.config_checks import (
+    canonical_origins,
+    check_base_url,
+    check_client_authority,
+    check_host_patterns,
+    check_networks,
+    check_proxies,
+    check_rate,
+    check_sentry_dsn,
+    check_server_certificate,
+    split_commas,
+)
 from src.providers.rows import PROVIDERS
-from src.util.client_address import UNIX
 from src.util.rate import Rate
-from src.util.start_checks import check_client_authority, check_proxies, check_sentry_dsn, check_server_certificate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
 CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its peer
-# Shortest prefixes that TRUSTED_PROXIES takes, by IP version. 10.0.0.0/8 is the largest private network (RFC 1918). In
-# IPv6 a regional registry holds a /12 and a large operator a /19, so anything shorter than /16 spans several operators.
-MIN_PROXY_PREFIX = {4: 8, 6: 16}
-_ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
-_ORIGIN = re.compile(r"(?i:https?)://[A-Za-z0-9.-]+(:[0-9]{1,5})?|(?i:https?)://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
-_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
+ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
-
-
-# Titles of groups in `--help`, by the first setting of each.
-HELP_GROUPS = {
-    "app_env": "environment",
-    "host": "servers",
-    "log_format": "logs",
-    "cors_allowed_origins": "requests",
-    "gemini_api_key": "model",
-    "cb_enabled": "circuit breaker",
-    "cache_enabled": "cache",
-    "httpx_pool_max": "connections to the LLM provider",
-    "metrics_host": "metrics",
-    "sentry_dsn": "error reports and traces",
-}
 
 
 class ConfigError(Exception):
@@ -96,7 +76,7 @@ class Settings(BaseSettings):
 
     app_env: Annotated[str, Flag("--env")] = Field(
         "",
-        pattern=rf"^{_ENV_NAME.pattern}$",
+        pattern=rf"^{ENV_NAME.pattern}$",
         description="Name of the environment: `.<name>.env` is read before `.env`.",
     )
     debug: Annotated[bool, Flag("--debug", True)] = Field(
@@ -144,20 +124,20 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
 
-    cors_allowed_origins: str = Field(
+    cors_allowed_origins: Annotated[str, AfterValidator(canonical_origins)] = Field(
         "",
         description="Allowed CORS origins, comma-separated; empty allows none, in debug mode any.",
     )
-    trusted_hosts: str = Field(
+    trusted_hosts: Annotated[str, AfterValidator(check_host_patterns)] = Field(
         "",
         description="Allowed Host headers, comma-separated; `*.example.com` allows all subdomains; empty allows any.",
     )
-    trusted_proxies: str = Field(
+    trusted_proxies: Annotated[str, AfterValidator(check_networks)] = Field(
         default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
         description="Proxies whose X-Forwarded headers are trusted: CIDRs, comma-separated, /8 or narrower "
         "(IPv6: /16), and `unix` for the peer of the REST server's Unix socket; on Cloud Run its front end by default.",
     )
-    rate_limit_default: str = Field(
+    rate_limit_default: Annotated[str, AfterValidator(check_rate)] = Field(
         "60/minute", description="Rate limit of a client: `<count>/<second|minute|hour|day>`."
     )
     max_body_size: int = Field(
@@ -168,14 +148,14 @@ class Settings(BaseSettings):
     )
 
     gemini_api_key: SecretStr | None = Field(None, description="Gemini API key; without MODEL it selects Gemini Flash.")
-    google_gemini_base_url: str | None = Field(
+    google_gemini_base_url: Annotated[str | None, AfterValidator(check_base_url)] = Field(
         None, pattern=r"^https?://\S+$", description="Base URL of the Gemini API, for a proxy; empty uses Google's."
     )
     openai_api_key: SecretStr | None = Field(None, description="API key of OpenAI or a compatible server.")
-    openai_base_url: str | None = Field(
+    openai_base_url: Annotated[str | None, AfterValidator(check_base_url)] = Field(
         None, pattern=r"^https?://\S+$", description="Base URL of an OpenAI-compatible server; empty uses OpenAI's."
     )
-    ollama_base_url: str = Field(
+    ollama_base_url: Annotated[str, AfterValidator(check_base_url)] = Field(
         "http://127.0.0.1:11434", pattern=r"^https?://\S+$", description="Base URL of the Ollama server."
     )
     model: str = Field(
@@ -264,52 +244,6 @@ class Settings(BaseSettings):
             return is_file(value)
         except OSError as error:  # too long a name
             raise ValueError(f"can't be read: {error.strerror}") from None
-
-    @field_validator("google_gemini_base_url", "openai_base_url", "ollama_base_url")
-    @classmethod
-    def _names_a_host(cls, value: str | None) -> str | None:
-        if value is None or _has_host(value):
-            return value
-        raise ValueError("should have a host and a valid port, such as https://api.example.com:8443/v1")
-
-    @field_validator("cors_allowed_origins")
-    @classmethod
-    def _known_origins(cls, value: str) -> str:
-        if all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in split_commas(value)):
-            return ",".join(_as_browsers_send(origin) for origin in split_commas(value))
-        raise ValueError(
-            "should be origins without a path, such as https://example.com or https://example.com:8443, or *"
-        )
-
-    @field_validator("trusted_hosts")
-    @classmethod
-    def _known_hosts(cls, value: str) -> str:
-        if all(_HOST_PATTERN.fullmatch(host) for host in split_commas(value)):
-            return value
-        raise ValueError(
-            "should be host names or addresses without scheme and port, such as api.example.com or *.example.com"
-        )
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _known_networks(cls, value: str) -> str:
-        for entry in split_commas(value):
-            if entry == UNIX:
-                continue
-            network = ip_network(entry)  # its ValueError names what is wrong
-            shortest = MIN_PROXY_PREFIX[network.version]
-            if network.prefixlen < shortest:
-                raise ValueError(
-                    f"{entry} is too wide: anyone in it can forge the client's address; "
-                    f"use your proxies' own networks, /{shortest} or narrower for IPv{network.version}"
-                )
-        return value
-
-    @field_validator("rate_limit_default")
-    @classmethod
-    def _known_rate(cls, value: str) -> str:
-        Rate.parse(value)  # its ValueError says how to write it
-        return value
 
     @field_validator("model")
     @classmethod
@@ -433,141 +367,10 @@ class Settings(BaseSettings):
         return self.model.partition("/")[2]
 
 
-def split_commas(value: str) -> list[str]:
-    """The entries of a comma-separated setting."""
-    return [entry.strip() for entry in value.split(",") if entry.strip()]
-
-
-def _as_browsers_send(origin: str) -> str:
-    """The origin as it stands in `Origin` (WHATWG URL): lower case, shortest address, no default port.
-
-    Raises ValueError for an address or a port that is none.
-    """
-    if origin == "*":
-        return origin
-    url = urlsplit(origin.lower())
-    host = f"[{ip_address(url.hostname or '')}]" if "[" in origin else url.hostname
-    port = "" if url.port in (None, {"https": 443, "http": 80}[url.scheme]) else f":{url.port}"
-    return f"{url.scheme}://{host}{port}"
-
-
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool((parts.hostname or "").encode("idna")) and parts.port != 0
-    except ValueError:  # half an IPv6 address, a name that DNS can't have, or a port that is none
-        return False
-
-
 def _default_model(data: Mapping[str, Any]) -> str:
     if data.get("gemini_api_key"):
         return GEMINI_FLASH
     return OFFLINE_MODEL if data.get("debug") else ""
-
-
-def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from `overrides` (by field name), the environment and the env files of the working directory.
-
-    Raises:
-        ConfigError: a value is not allowed, or an env file can't be read; the message has one line for each.
-    """
-    overrides = dict(overrides or {})
-    env_name = _env_name(overrides)
-    env_files = (".env", _named_env_file(env_name)) if env_name else (".env",)
-    for file in env_files:
-        _check_readable(Path(file))
-    try:
-        return Settings(_env_file=env_files, **overrides)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, overrides, env_files)) from None
-
-
-def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2.
-
-    If the named env file is missing, another line says so, as that may be why a setting is wrong.
-    """
-    try:
-        return load_settings(overrides)
-    except ConfigError as error:
-        missing = missing_env_file(_env_name(overrides or {}))
-        exit_with(str(error) if missing is None else f"{error}\n{missing}: the env file does not exist")
-
-
-def _env_name(overrides: Mapping[str, Any]) -> str:
-    """Return the name of the environment; empty if it is not allowed, which the validation of the settings reports."""
-    name = str(overrides.get("app_env") or os.environ.get("APP_ENV", ""))
-    return name if _ENV_NAME.fullmatch(name) else ""
-
-
-def _named_env_file(env_name: str) -> str:
-    return f".{env_name}.env"
-
-
-def missing_env_file(env_name: str) -> Path | None:
-    """Return the path of the env file of this environment, if there is no such file."""
-    file = Path(_named_env_file(env_name)).absolute()
-    return file if env_name and not file.exists() else None
-
-
-def _check_readable(file: Path) -> None:
-    """Raise ConfigError if an env file exists but can't be read as text."""
-    try:
-        if not file.exists():
-            return
-        if not file.is_file():
-            raise ConfigError(f"{file.absolute()}: is not a regular file")
-        file.read_text(encoding=ENV_FILE_ENCODING)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file.absolute()}: is not UTF-8 (byte {error.start + 1})") from None
-    except OSError as error:
-        raise ConfigError(f"{file.absolute()}: can't be read: {error.strerror}") from None
-
-
-def exit_with(message: str) -> NoReturn:
-    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback.
-
-    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message. A value
-    in it may be a URL with a password, or a key that was pasted into the wrong setting.
-    """
-    for line in hide_looks(message).splitlines():
-        text = f"error: {line}" if is_terminal() else _log_line(line)
-        stderr_writer().write(text.encode(errors="backslashreplace") + b"\n")
-    sys.exit(2)
-
-
-def _log_line(text: str) -> str:
-    """As the log would have it, which is not configured as long as the settings are wrong."""
-    line = {"event": text, "level": "critical", "logger": __name__, "timestamp": datetime.now(UTC).isoformat()}
-    if os.environ.get("K_SERVICE"):
-        line |= {"message": text, "severity": "CRITICAL"}
-    return json.dumps(line)
-
-
-def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: Sequence[str]) -> str:
-    """One line a mistake. Pydantic hides the inputs (a secret may be among them); ours are shown unless secret."""
-    raw = _Unvalidated(_env_file=env_files).model_extra or {}
-    lines = []
-    for mistake in error.errors(include_url=False, include_context=False):
-        if mistake["type"] == "default_factory_not_called":  # only says that an earlier one was wrong
-            continue
-        message = mistake["msg"].removeprefix("Value error, ")
-        if not mistake["loc"]:
-            lines.append(message)
-            continue
-        name = str(mistake["loc"][0])
-        field = Settings.model_fields[name]
-        value = overrides.get(name, os.environ.get(name.upper(), raw.get(name, "")))
-        shown = "'***'" if is_secret(field) else repr(value)
-        hint = f" ({flag_of(name, field).name})" if not is_secret(field) else ""
-        lines.append(f"{name.upper()}={shown}{hint}: {message}")
-    return "\n".join(lines)
-
-
-class _Unvalidated(BaseSettings):
-    """The env files' raw values, to show a wrong one as it was written."""
-
-    model_config = SettingsConfigDict(extra="allow", env_file_encoding=ENV_FILE_ENCODING)
 
 
 def is_secret(field: FieldInfo) -> bool:
@@ -581,73 +384,9 @@ def flag_of(name: str, field: FieldInfo) -> Flag:
     return given or Flag("--" + name.replace("_", "-"))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        exit_with(message)
-
-
-def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings named on the command line, by field name, not yet validated.
-
-    Ends the process with status 2 on an unknown flag, with 0 after `--help`.
-    """
-    secrets = [name.upper() for name, field in Settings.model_fields.items() if is_secret(field)]
-    parser = _Parser(
-        prog="python -m src",
-        usage="%(prog)s [flags]",
-        description="Serve REST and gRPC over one set of Genkit flows.",
-        epilog=f"Each flag has an environment variable, shown in brackets. {', '.join(secrets)} have no flag, because "
-        "command lines are public: set them in the environment or an env file.",
-        allow_abbrev=False,
-    )
-    add: Callable[..., object] = parser.add_argument
-    for name, field in Settings.model_fields.items():
-        if name in HELP_GROUPS:
-            add = parser.add_argument_group(HELP_GROUPS[name]).add_argument
-        if not is_secret(field):
-            _add_flag(add, name, field)
-    return vars(parser.parse_args(argv))
-
-
-def _add_flag(add: Callable[..., object], name: str, field: FieldInfo) -> None:
-    flag = flag_of(name, field)
-    options: dict[str, Any] = {
-        "dest": name,
-        "default": argparse.SUPPRESS,
-        "help": _help(name, field).replace("%", "%%"),
-    }
-    if flag.value is None:
-        add(flag.name, metavar=_metavar(field), **options)
-    else:
-        add(flag.name, action="store_const", const=flag.value, **options)
-
-
-def _help(name: str, field: FieldInfo) -> str:
-    flag = flag_of(name, field)
-    text = f"{flag.help or field.description} [{name.upper()}"
-    if flag.value is not None:
-        return f"{text}={str(flag.value).lower()}]"
-    production, debug = default_of(field, debug=False), default_of(field, debug=True)
-    in_debug = f", in debug {debug}" if debug != production else ""
-    return f"{text}, default {production or 'none'}{in_debug}]"
-
-
-def _metavar(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return "{" + ",".join(get_args(field.annotation)) + "}"
-    kinds = {"bool": "{true,false}", "float": "NUMBER", "int": "INTEGER", "Path": "FILE"}
-    return next((metavar for kind, metavar in kinds.items() if kind in str(field.annotation)), "TEXT")
-
-
 def default_of(field: FieldInfo, *, debug: bool = False) -> str:
     """Return a setting's default as it would be written in an env file; empty if there is none."""
     value = field.get_default(call_default_factory=True, validated_data={"debug": debug})
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)
-
-
-def export_to_environment(overrides: Mapping[str, Any]) -> None:
-    """Put flags where worker processes find them, whichever server starts those: into the environment."""
-    for name, value in overrides.items():
-        os.environ[name.upper()] = str(value)

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from src.config import Settings, exit_with, export_to_environment, load_settings_or_exit, parse_flags
+from src.config import Settings
+from src.lifecycle.flags import export_to_environment, parse_flags
+from src.lifecycle.ports import check_port_free
+from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
 from src.observability.logs import configure_logging, logging_config
 from src.util.open_files import raise_open_file_limit
-from src.util.start_checks import check_port_free
 from src.util.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
 
 APP = "src.asgi:create_app_at_port"

@@ -26,6 +26,8 @@ from src.drain import Drain
 from src.flows import Flows
 from src.image_fetch import ImageFetcher
 from src.in_flight import RequestsInFlight, RpcsInFlight
+from src.lifecycle.ports import check_port_free
+from src.lifecycle.startup_errors import brief_startup_errors
 from src.llm import Llm
 from src.observability.log_writer import stderr_writer
 from src.observability.sources import Sources
@@ -35,10 +37,8 @@ from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import FastPath, build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
-from src.util.failed_starts import brief_startup_errors
 from src.util.probes import STATUS_PATH
 from src.util.server_parent import server_parent_ended
-from src.util.start_checks import check_port_free
 from src.util.stop_signals import BEGIN_STOP, on_stop_signals
 from src.util.websockets import websockets_as_http
 

@@ -8,8 +8,9 @@ import pytest
 
 from src import service
 from src.asgi import create_app
-from src.config import ConfigError, Settings, load_settings
+from src.config import ConfigError, Settings
 from src.service import addresses_for_log
+from src.settings_loader import load_settings
 
 
 @pytest.fixture

@@ -11,19 +11,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from src.config import (
-    HELP_GROUPS,
-    ConfigError,
-    Settings,
-    exit_with,
-    flag_of,
-    is_secret,
-    load_settings,
-    load_settings_or_exit,
-    missing_env_file,
-    parse_flags,
-)
-from src.util.start_checks import check_port_free
+from src.config import ConfigError, Settings, flag_of, is_secret
+from src.lifecycle.flags import HELP_GROUPS, parse_flags
+from src.lifecycle.ports import check_port_free
+from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
+from src.settings_loader import load_settings, missing_env_file
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config import ConfigError, Settings, is_secret, load_settings
+from src.config import ConfigError, Settings, is_secret
+from src.settings_loader import load_settings
 from tests.certificates import Authority
 
 OFFLINE = {"MODEL": "offline/demo"}

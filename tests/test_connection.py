@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from src import connection
-from src.config import load_settings
 from src.connection import configure_httpx_defaults, provider_client
+from src.settings_loader import load_settings
 from tests.standins.gemini import GeminiStandIn
 
 

@@ -174,7 +174,7 @@ def test_a_request_that_outlives_the_grace_has_ended_when_the_drain_is_finished(
         drain, ended = Drain(0.01), asyncio.Event()
         serving = request(drain, ended)
         await asyncio.sleep(0)
-        drain.begin()
+        drain.start()
         await asyncio.wait_for(drain.finished(extra=0.01), 5)
         assert ended.is_set()
         assert drain.in_flight == {"http": 0, "grpc": 0}
@@ -188,7 +188,7 @@ def test_a_busy_loop_does_not_take_the_time_from_calls_that_end_with_the_grace()
         drain, ended = Drain(0.01), asyncio.Event()
         serving = request(drain, ended)
         await asyncio.sleep(0)
-        drain.begin()
+        drain.start()
         finished = asyncio.create_task(drain.finished(extra=0.5))
         await asyncio.sleep(0)
         time.sleep(0.6)  # noqa: ASYNC251 - the loop is late for the end of the grace

@@ -8,12 +8,12 @@ import pytest
 from google.rpc import status_pb2
 
 from src import grpc_interceptors, grpc_server
-from src.config import load_settings
 from src.errors import PayloadTooLarge
 from src.grpc_health import WATCH_SECONDS, HealthService
 from src.grpc_requests import MAX_MESSAGES, RequestReaders
 from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
+from src.settings_loader import load_settings
 from tests.ports import free_port
 
 ANY: Any = None

@@ -225,7 +225,7 @@ def run(code: str, *before: str, **options: Any) -> "subprocess.CompletedProcess
 
 PREPARED = """
 import structlog
-from src.config import load_settings
+from src.settings_loader import load_settings
 from src.observability.log_writer import stderr_writer
 from src.observability.logs import configure_logging
 configure_logging(load_settings())

@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.config import Settings, load_settings
+from src.config import Settings
 from src.errors import ServiceError
 from src.observability import access_log, logs
 from src.observability.access_log import AccessLines, EndedCall, report_call
@@ -27,6 +27,7 @@ from src.observability.failures import log_failure
 from src.observability.log_writer import MAX_LINE_BYTES
 from src.observability.logs import logging_config
 from src.observability.redaction import HIDDEN, Redactor, client_text, escape_unprintable, quiet_traceback
+from src.settings_loader import load_settings
 from tests.live.service import ROOT
 
 KEY = "canary-key-4711"
@@ -273,7 +274,7 @@ def test_the_file_for_the_servers_own_commands_says_the_same() -> None:
 
 UNCAUGHT = """
 import asyncio, threading, warnings
-from src.config import load_settings
+from src.settings_loader import load_settings
 from src.observability.logs import configure_logging
 configure_logging(load_settings())
 warnings.warn("canary is not a valid FinishReason")

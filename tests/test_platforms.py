@@ -20,7 +20,7 @@ class Missing:
         if any(name.startswith(missing) for missing in sys.argv[1:]):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Missing())
-from src.config import load_settings
+from src.settings_loader import load_settings
 from src.observability.logs import configure_logging
 from src.app_init import start_telemetry
 settings = load_settings()

@@ -48,7 +48,7 @@ POOLS = {
     ("service", "CircuitBreaker"): "content counts once for each caller",
 }
 # Made at start-up or at the end, for operators, whatever clients do.
-OPERATORS = ("app_init", "observability", "main", "asgi", "util.stop_signals", "util.start_checks", "util.shared_port")
+OPERATORS = ("app_init", "observability", "main", "asgi", "util.stop_signals", "lifecycle.ports", "util.shared_port")
 
 
 def makers() -> Iterator[tuple[str, str]]:

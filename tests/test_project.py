@@ -113,7 +113,7 @@ def test_the_parent_of_workers_loads_neither_grpc_nor_genkit() -> None:
 
 def test_only_the_chosen_provider_is_imported() -> None:
     code = (
-        "import sys; from src.config import load_settings; from src.asgi import create_app;"
+        "import sys; from src.settings_loader import load_settings; from src.asgi import create_app;"
         "create_app(load_settings({'model': 'offline/demo', 'log_level': 'error'}));"
         "sys.exit(bool({'genkit_google_genai', 'genkit_openai', 'genkit_ollama', 'grpc'} & sys.modules.keys()))"
     )
@@ -122,7 +122,7 @@ def test_only_the_chosen_provider_is_imported() -> None:
 
 def test_what_the_gemini_plugin_has_for_others_is_imported_by_its_use() -> None:
     code = (
-        "import sys; from src.config import load_settings; from src.asgi import create_app;"
+        "import sys; from src.settings_loader import load_settings; from src.asgi import create_app;"
         "create_app(load_settings({'model': 'googleai/x', 'gemini_api_key': 'k', 'log_level': 'error'}));"
         "unused = {'google.genai.interactions', 'google.oauth2', 'opentelemetry.instrumentation.logging'};"
         "assert not unused & sys.modules.keys(), unused & sys.modules.keys();"

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Scope
 
 from src import security
 from src.asgi import create_app
-from src.config import load_settings
 from src.runner import Runner
+from src.settings_loader import load_settings
 from src.util.probes import PROBE_PATHS
 from tests.small_service import OPERATIONS, in_this_process
 

@@ -18,11 +18,12 @@ from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import LogCapture
 
-from src.config import Settings, load_settings
+from src.config import Settings
 from src.observability import access_log, failures
 from src.observability.access_log import AccessLines, EndedCall
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
+from src.settings_loader import load_settings
 from src.util.probes import PROBE_PATHS
 from src.util.rate import Rate
 

@@ -14,9 +14,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.asgi import create_app
-from src.config import load_settings
 from src.rest import FastPath
 from src.security import CORS, EXPOSED_HEADERS, GZip, TrustedHost
+from src.settings_loader import load_settings
 from tests.small_service import in_this_process
 
 ORIGINS = ["https://app.test", "https://other.test"]

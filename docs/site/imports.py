@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # A room is one concern. A package stands for all its modules that no other room names.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "Start-up": ("__main__", "main", "asgi", "service", "in_flight", "app_init"),
+    "Start-up": ("__main__", "main", "asgi", "service", "in_flight", "app_init", "lifecycle"),
     "Telemetry": ("observability",),
     "Middleware chain": ("security",),
     "REST": ("rest", "rest_endpoints"),
@@ -36,7 +36,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
         "observability.redaction",
         "observability.sentry",
     ),
-    "Settings": ("config", "providers.rows"),
+    "Settings": ("config", "config_checks", "settings_loader", "providers.rows"),
     "Errors": ("errors",),
     "Utilities": ("responses", "caller", "util"),
 }

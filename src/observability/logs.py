@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 import structlog
-from pydantic import SecretStr
 from structlog.dev import RichTracebackFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from src.config import ConfigError, Settings, load_settings
+from src.config import ConfigError, Settings
 from src.observability.log_writer import MAX_LINE_BYTES, stderr_writer
 from src.observability.redaction import Redactor, only_colours, quiet_traceback
+from src.settings_loader import load_settings
 
 # Loggers that would otherwise use their own handlers and formats.
 SERVERS = ("_granian", "gunicorn.error", "hypercorn.error", "uvicorn", "uvicorn.asgi", "uvicorn.error")
@@ -52,13 +52,8 @@ _COMMON: list[Processor] = [
 log = structlog.get_logger(__name__)
 
 
-def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None:
-    """Send all logs of this process, and uncaught exceptions, to stderr: a JSON object a line, or coloured text.
-
-    Args:
-        reports_bugs: Also send bugs to Sentry if it is configured. Only in a process that serves: Sentry's SDK imports
-            gRPC, which must not be loaded in a parent of workers.
-    """
+def configure_logging(settings: Settings) -> None:
+    """Send all logs of this process, and uncaught exceptions, to stderr: a JSON object a line, or coloured text."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own past Python's logging
     logging.config.dictConfig(logging_config(settings))
     for handler in logging.getLogger().handlers:
@@ -69,8 +64,11 @@ def configure_logging(settings: Settings, *, reports_bugs: bool = False) -> None
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    if reports_bugs and settings.sentry_dsn:  # last: by now a failure is logged without local variables
-        _configure_structlog([_start_reporting(settings.sentry_dsn, settings)])
+
+
+def add_processor(processor: Processor) -> None:
+    """Pass each event that is logged from now on to this processor too, before it is rendered."""
+    _configure_structlog([processor])
 
 
 def _configure_structlog(reporters: list[Processor]) -> None:
@@ -180,22 +178,6 @@ def _add_quiet_traceback(_logger: WrappedLogger, _method: str, event: EventDict)
 
 def _is_about_the_server(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_CAUSED_BY_CLIENTS)
-
-
-def _start_reporting(dsn: SecretStr, settings: Settings) -> Processor:
-    """Return a processor that also sends logged bugs to Sentry."""
-    from src.observability.sentry import configure_sentry, report
-
-    configure_sentry(settings, dsn.get_secret_value())
-
-    def report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        error = event.get("exc_info")
-        if event["level"] in ("error", "critical") and isinstance(error, BaseException):
-            names = ("request_id", "operation", "trace_id")
-            report(error, **{name: str(event[name]) for name in names if name in event})
-        return event
-
-    return report_bug
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

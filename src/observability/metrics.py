@@ -23,6 +23,7 @@ from src.circuit_breaker import BreakerStats, State
 from src.config import ConfigError
 from src.errors import as_service_error
 from src.grpc_hooks import PROBE_METHODS
+from src.lifecycle.ports import describe_listen_error
 from src.llm import LlmUsage
 from src.observability.access_log import EndedCall
 from src.observability.log_writer import stderr_writer
@@ -34,7 +35,6 @@ from src.operations import OPERATIONS
 from src.rate_limit import BucketStats
 from src.util.probes import PROBE_PATHS
 from src.util.scope import METHODS
-from src.util.start_checks import describe_listen_error
 
 log = structlog.get_logger(__name__)
 

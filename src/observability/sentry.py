@@ -9,9 +9,11 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.starlette import StarletteIntegration
 from sentry_sdk.types import Event, Hint
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import EventDict, WrappedLogger
 
 from src.config import Settings
 from src.grpc_hooks import UNKNOWN_OPERATION
+from src.observability.logs import add_processor
 from src.observability.redaction import HIDDEN, Redactor
 
 # Fields of an event that are sent. All others come from a request or the environment of the process.
@@ -24,6 +26,20 @@ KEPT = frozenset(
 MARK = "reported_by"
 CONTEXTS_KEPT = frozenset({"trace", "runtime", "os"})
 FRAME_KEPT = frozenset({"filename", "abs_path", "function", "module", "lineno", "in_app"})
+
+
+def report_bugs(settings: Settings, dsn: str) -> None:
+    """Send every logged bug of this process to Sentry, from now on."""
+    configure_sentry(settings, dsn)
+    add_processor(_report_bug)
+
+
+def _report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    error = event.get("exc_info")
+    if event["level"] in ("error", "critical") and isinstance(error, BaseException):
+        names = ("request_id", "operation", "trace_id")
+        report(error, **{name: str(event[name]) for name in names if name in event})
+    return event
 
 
 def configure_sentry(settings: Settings, dsn: str) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from src.config import Settings, exit_with
+from src.config import Settings
+from src.lifecycle.startup_errors import exit_with
 from src.llm import LlmCallHook
 from src.observability.sources import Sources
 from src.providers.rows import PROVIDERS

@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 from hypothesis import strategies as st
 
-from src.config import ConfigError, Settings, is_secret, load_settings
+from src.config import ConfigError, Settings, is_secret
+from src.settings_loader import load_settings
 from tests.fuzz.checks import CANARY
 from tests.fuzz.conftest import Hunt
 from tests.fuzz.strategies import texts

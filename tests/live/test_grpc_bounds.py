@@ -9,10 +9,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.config import load_settings
 from src.grpc_hooks import PROBE_METHODS
 from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
+from src.settings_loader import load_settings
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
 from tests.small_service import in_this_process, pb

@@ -16,7 +16,6 @@ from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
-from src.config import load_settings
 from src.drain import Drain
 from src.grpc_server import GrpcServer
 from src.image_fetch import ImageFetcher
@@ -25,6 +24,7 @@ from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import build_endpoints, build_rest
 from src.runner import Result, Runner
 from src.security import apply_security_middleware
+from src.settings_loader import load_settings
 from src.util.text import replace_lone_surrogates
 from tests import small_service
 from tests.ports import free_port

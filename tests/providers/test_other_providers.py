@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
-from src.config import load_settings
 from src.errors import ModelFailed, TimedOut
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.marks import collecting_marks
 from src.prompt import CallerText, PromptFile
+from src.settings_loader import load_settings
 from src.util.text import replace_lone_surrogates
 from tests.hostile_texts import hostile_texts
 from tests.prompts import HELLO

@@ -11,8 +11,9 @@ from genkit import ActionKind
 from genkit_google_genai import GeminiEmbeddingModels, KnownGemini, KnownGemma, KnownVeo
 
 from src import providers
-from src.config import OFFLINE_MODEL, Settings, load_settings
+from src.config import OFFLINE_MODEL, Settings
 from src.providers.rows import PROVIDERS, Provider
+from src.settings_loader import load_settings
 
 EACH = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
 

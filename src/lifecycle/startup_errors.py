@@ -1,0 +1,76 @@
+"""Report a wrong setting as one line, however the service is started."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from src.config import ConfigError, Settings
+from src.observability.log_writer import is_terminal, stderr_writer
+from src.observability.redaction import hide_looks
+from src.settings_loader import env_name, load_settings, missing_env_file
+
+
+def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2.
+
+    If the named env file is missing, another line says so, as that may be why a setting is wrong.
+    """
+    try:
+        return load_settings(overrides)
+    except ConfigError as error:
+        missing = missing_env_file(env_name(overrides or {}))
+        exit_with(str(error) if missing is None else f"{error}\n{missing}: the env file does not exist")
+
+
+def exit_with(message: str) -> NoReturn:
+    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback.
+
+    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message. A value
+    in it may be a URL with a password, or a key that was pasted into the wrong setting.
+    """
+    for line in hide_looks(message).splitlines():
+        text = f"error: {line}" if is_terminal() else _log_line(line)
+        stderr_writer().write(text.encode(errors="backslashreplace") + b"\n")
+    sys.exit(2)
+
+
+def _log_line(text: str) -> str:
+    """As the log would have it, which is not configured as long as the settings are wrong."""
+    line = {"event": text, "level": "critical", "logger": __name__, "timestamp": datetime.now(UTC).isoformat()}
+    if os.environ.get("K_SERVICE"):
+        line |= {"message": text, "severity": "CRITICAL"}
+    return json.dumps(line)
+
+
+def brief_startup_errors(app: ASGIApp) -> ASGIApp:
+    """Wrap `app`, outermost, so that a ConfigError at start-up reaches the server as its message only.
+
+    Otherwise Starlette sends the server the whole traceback, and raises, so that the server logs it once more. Some
+    servers (hypercorn) answer the message with an exception, which would print a traceback without the reason. In this
+    case the process exits as for any invalid setting.
+    """
+
+    async def with_short_failures(scope: Scope, receive: Receive, send: Send) -> None:
+        await (start if scope["type"] == "lifespan" else app)(scope, receive, send)
+
+    async def start(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_short(message: Message) -> None:
+            error = sys.exception()
+            if message["type"] != "lifespan.startup.failed" or not isinstance(error, ConfigError):
+                await send(message)
+                return
+            try:
+                await send({**message, "message": str(error)})
+            except Exception:
+                exit_with(str(error))
+
+        with suppress(ConfigError):  # the server has the message
+            await app(scope, receive, send_short)
+
+    return with_short_failures
