@@ -37,8 +37,9 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
 
     Enter it in the main thread, with the loop running and the server's handlers installed: in the lifespan. granian
     runs the loop once to start and once more to serve. Its handler, called by the loop, misses a signal between these
-    runs or at the beginning of the second. So SIGTERM is raised again after early signals. A SIGINT after another
-    signal is dropped, because uvicorn would abort the drain.
+    runs or at the beginning of the second. So SIGTERM is raised again after early signals. The process ignores all
+    after the one that stops it: uvicorn would abort the drain at a second SIGINT, and granian's worker hangs at the
+    third signal, which is what a second Ctrl-C is, because its main process sends one too.
 
     Yields:
         A function to call as the last step of the start. Signals up to a few turns of the loop later count as early.
@@ -46,15 +47,13 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *LIKE_SIGTERM)}
     early: list[int] = []
-    is_serving = is_stopping = False
+    is_serving = False
 
     def notice(number: int, frame: FrameType | None) -> None:
-        nonlocal is_stopping
-        if is_stopping and number == signal.SIGINT:
-            return
         loop.call_soon_threadsafe(on_stop)
         if is_serving:
-            is_stopping = True
+            for each in STOP_SIGNALS:
+                signal.signal(each, signal.SIG_IGN)
         else:
             early.append(number)
         handler = previous[signal.Signals(number)]

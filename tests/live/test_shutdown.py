@@ -1,6 +1,7 @@
 """SIGTERM: what is under way may finish within the grace, what is new is refused, and nothing outlives it."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -152,6 +153,24 @@ def test_a_second_signal_does_not_lose_the_drain(name: str, again: signal.Signal
         gate.release(2)
         assert (rest.result(10), rpc.result(10)) == (200, grpc.StatusCode.OK)
         service.wait(10)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.startswith("python") or name == "granian"])
+def test_ctrl_c_twice_does_not_lose_the_drain(name: str, upstream: GeminiStandIn) -> None:
+    """A terminal sends SIGINT to all processes of the service."""
+    gate = Gate()
+    upstream.default(gemini.text("one", gate=gate))
+    with ThreadPoolExecutor() as clients, started(name, upstream) as service:
+        rest = clients.submit(outcome_over_rest, service, "/chat")
+        upstream.wait_for(lambda: upstream.open_calls == 1)
+        for _ in range(2):
+            os.killpg(service.process.pid, signal.SIGINT)
+            assert eventually(lambda: "stopping" in service.output())
+            assert not eventually(lambda: service.process.poll() is not None, 0.3)
+        gate.release()
+        assert rest.result(30) == 200
+        assert service.wait(10) == 0
+        assert '"stopped"' in service.output()
 
 
 ONE_PROCESS = ["python -m src, uvicorn", "python -m src, hypercorn", "uvicorn", "hypercorn"]
