@@ -37,7 +37,7 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
 
     Enter it in the main thread, with the loop running and the server's handlers installed: in the lifespan. granian
     runs the loop once to start and once more to serve. Its handler, called by the loop, misses a signal between these
-    runs or at the beginning of the second. So SIGTERM is raised again after early signals. The process ignores all
+    runs or at the beginning of the second. So SIGTERM is raised again after early signals. The process ignores those
     after the one that stops it: uvicorn would abort the drain at a second SIGINT, and granian's worker hangs at the
     third signal, which is what a second Ctrl-C is, because its main process sends one too.
 
@@ -47,18 +47,25 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *LIKE_SIGTERM)}
     early: list[int] = []
-    is_serving = False
+    is_serving = is_stopping = False
 
     def notice(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping and number == signal.SIGINT:
+            return
         loop.call_soon_threadsafe(on_stop)
         if is_serving:
-            for each in STOP_SIGNALS:
-                signal.signal(each, signal.SIG_IGN)
+            is_stopping = True
+            loop.call_soon_threadsafe(ignore_more)  # not here: Python would report one that is already on its way
         else:
             early.append(number)
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
+
+    def ignore_more() -> None:
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
 
     def serve_after(turns: int) -> None:
         nonlocal is_serving

@@ -171,6 +171,7 @@ def test_ctrl_c_twice_does_not_lose_the_drain(name: str, upstream: GeminiStandIn
         assert rest.result(30) == 200
         assert service.wait(10) == 0
         assert '"stopped"' in service.output()
+        assert "uncaught exception" not in service.output()
 
 
 ONE_PROCESS = ["python -m src, uvicorn", "python -m src, hypercorn", "uvicorn", "hypercorn"]
