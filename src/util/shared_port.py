@@ -4,6 +4,7 @@ With SO_REUSEPORT the kernel gives each process of the same user that listens th
 service, started at the same port by mistake, would answer clients of the first, and nobody would notice.
 """
 
+import errno
 import ipaddress
 import os
 import socket
@@ -16,6 +17,9 @@ _PROC = Path("/proc")
 _LISTENING = "0A"
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ANY_IPV4 = ipaddress.IPv4Address("0.0.0.0")  # noqa: S104 - compared, not bound
+_ANY_IPV6 = ipaddress.IPv6Address("::")
+_OTHER_LOOPBACK = "127.255.255.254"  # nobody listens at this one alone
 
 
 def is_shared_with_strangers(host: str, port: int, main_processes: Collection[int]) -> bool:
@@ -44,14 +48,38 @@ def _shows_own_socket() -> bool:
 
 
 def _listening(host: str, port: int) -> set[int]:
-    """Return the inodes of sockets that listen at this port of the host, or of all its addresses."""
+    """Return the inodes of sockets whose connections gRPC would get a part of, or that would get a part of its own."""
     wanted = {ipaddress.ip_address(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    any_address = any(address.is_unspecified for address in wanted)
     return {
-        inode
-        for address, at, inode in _listeners()
-        if at == port and (any_address or address.is_unspecified or address in wanted)
+        inode for address, at, inode in _listeners() if at == port and any(_meet(own, address, port) for own in wanted)
     }
+
+
+def _meet(own: _Address, other: _Address, port: int) -> bool:
+    """Return True if a connection to an address of gRPC's could reach a socket that listens at the other one."""
+    if own == _ANY_IPV6 or (own == _ANY_IPV4 and _can_bind(str(_ANY_IPV6), port, socket.SO_REUSEPORT)):
+        return True  # gRPC takes 0.0.0.0 as :: too, unless that is taken
+    if own.version == other.version:
+        return own == other or own.is_unspecified or other.is_unspecified
+    # The tables don't show if :: is for IPv6 alone (IPV6_V6ONLY). If it isn't, no IPv4 address can be bound beside it.
+    # If gRPC can't bind :: itself, it can't bind 0.0.0.0 beside one for both either.
+    return other == _ANY_IPV6 and not own.is_unspecified and not _can_bind(_OTHER_LOOPBACK, port, socket.SO_REUSEADDR)
+
+
+def _can_bind(host: str, port: int, option: int) -> bool:
+    """Return False if the address is taken: with SO_REUSEADDR by any socket that listens, else by one that won't share.
+
+    Does not listen, so it takes no connection.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, option, 1)
+            if ":" in host:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
 
 
 def _listeners() -> Iterator[tuple[_Address, int, int]]:

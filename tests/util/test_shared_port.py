@@ -60,6 +60,10 @@ def test_a_process_is_a_relative_of_its_ancestors_alone(code: tuple[str, ...]) -
 @pytest.mark.parametrize(
     ("its_host", "our_host", "is_shared"),
     [
+        ("::1", "0.0.0.0", True),  # gRPC takes it as :: too
+        ("0.0.0.0", "::", True),
+        ("0.0.0.0", "::1", False),
+        ("::1", "127.0.0.1", False),
         ("127.0.0.1", "localhost", True),
         ("127.0.0.1", "0.0.0.0", True),
         ("0.0.0.0", "127.0.0.1", True),
@@ -72,6 +76,22 @@ def test_a_process_is_a_relative_of_its_ancestors_alone(code: tuple[str, ...]) -
 )
 def test_addresses_that_meet(its_host: str, our_host: str, is_shared: bool) -> None:
     with listener(its_host) as port:
+        assert is_shared_with_strangers(our_host, port, []) is is_shared
+
+
+@pytest.mark.parametrize(
+    ("our_host", "shares", "is_shared"),
+    [
+        ("127.0.0.1", True, False),
+        ("0.0.0.0", True, True),  # gRPC takes it as ::
+        ("0.0.0.0", False, False),  # for which it can't, so it serves IPv4 alone
+        ("::", False, True),
+        ("::1", True, True),
+    ],
+)
+def test_a_stranger_with_ipv6_alone_leaves_ipv4_to_others(our_host: str, shares: bool, is_shared: bool) -> None:
+    alone = LISTEN.replace('":" in host and host != "::1"', "False").replace("reuse_port=True", f"reuse_port={shares}")
+    with listener("::", (alone,)) as port:
         assert is_shared_with_strangers(our_host, port, []) is is_shared
 
 
