@@ -24,10 +24,6 @@ from src.settings_loader import load_settings
 from tests.small_service import ChatRequest, Flows, in_this_process
 
 CALLS, ROUNDS = 1000, 9
-NAMES = (
-    *("AccessLog", "GZip", "CORS", "TrustedHost", "RateLimit", "Timeout", "MaxBodySize", "ExceptionHandler"),
-    *("SecurityHeaders", "RequestId"),
-)
 STREAMS = 50
 Call = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -108,7 +104,8 @@ async def layer_costs() -> dict[str, float]:
     *totals, bare = await microseconds(
         *(request(app, "GET", "/x") for app in apps), request(baselines.fastapi(), "GET", "/health")
     )
-    added = dict(zip(["Edge", *reversed(NAMES)], (more - less for less, more in pairwise(totals)), strict=True))
+    names = [type(layer(_nothing)).__name__.removesuffix("Middleware") for layer in chain]
+    added = dict(zip(["Edge", *reversed(names)], (more - less for less, more in pairwise(totals)), strict=True))
     return added | {
         "all": totals[-1] - totals[0],
         "bare FastAPI": bare,

@@ -3,8 +3,9 @@
     AccessLog → GZip → CORS → TrustedHost → RateLimit → Timeout → MaxBodySize → ExceptionHandler → SecurityHeaders
     → RequestId → App
 
-Layers outside SecurityHeaders and RequestId answer some requests themselves (a wrong host, a preflight, a body that is
-too large). `Edge`, around all layers, adds the missing headers to such responses.
+Each layer is a class of that name with `Middleware` at its end. Those outside SecurityHeaders and RequestId answer some
+requests themselves (a wrong host, a preflight, a body that is too large). `EdgeMiddleware`, around all layers, adds the
+missing headers to such responses.
 
 Layers run for every request. So a layer with nothing to wait for returns the awaitable of the next layer instead of
 awaiting it, which saves a coroutine.
@@ -30,9 +31,7 @@ from secure.headers import (
     XFrameOptions,
 )
 from starlette.datastructures import MutableHeaders
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.middleware import cors, gzip, trustedhost
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
@@ -107,10 +106,10 @@ def apply_security_middleware(
 def wrap(
     app: ASGIApp, chain: Iterable[Layer], settings: Settings, operations: Mapping[str, str] | None = None
 ) -> ASGIApp:
-    """Wrap `app` in these layers, outermost first, and `Edge` around them."""
+    """Wrap `app` in these layers, outermost first, and `EdgeMiddleware` around them."""
     for layer in reversed(list(chain)):
         app = layer(app)
-    return Edge(app, settings, operations)
+    return EdgeMiddleware(app, settings, operations)
 
 
 def layers(settings: Settings, limit: RateLimit, listeners: Sequence[CallListener] = ()) -> list[Layer]:
@@ -119,20 +118,20 @@ def layers(settings: Settings, limit: RateLimit, listeners: Sequence[CallListene
     proxies = TrustedProxies(settings.trusted_proxy_networks)
     quiet_paths = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
     return [
-        lambda app: AccessLog(app, listeners, proxies, quiet_paths),
-        GZip,
-        lambda app: CORS(app, settings.cors_origins),
-        lambda app: TrustedHost(app, settings.trusted_host_patterns),
+        lambda app: AccessLogMiddleware(app, listeners, proxies, quiet_paths),
+        GZipMiddleware,
+        lambda app: CORSMiddleware(app, settings.cors_origins),
+        lambda app: TrustedHostMiddleware(app, settings.trusted_host_patterns),
         lambda app: RateLimitMiddleware(app, limit, proxies, quiet_paths),
-        lambda app: Timeout(app, settings.request_timeout),
-        lambda app: MaxBodySize(app, settings.max_body_size),
-        ExceptionHandler,
-        lambda app: SecurityHeaders(app, settings),
-        RequestId,
+        lambda app: TimeoutMiddleware(app, settings.request_timeout),
+        lambda app: MaxBodySizeMiddleware(app, settings.max_body_size),
+        ExceptionHandlerMiddleware,
+        lambda app: SecurityHeadersMiddleware(app, settings),
+        RequestIdMiddleware,
     ]
 
 
-class Edge:
+class EdgeMiddleware:
     """Outermost layer. Assigns the request id before anything logs, and completes responses that lack headers.
 
     A response that passed the inner layers is marked in the scope's state and not changed. If the app has not read the
@@ -173,14 +172,14 @@ class Edge:
             if CLIENT_LEFT in state and not response.has_started:
                 # granian would otherwise send its own 500 to a client that has half-closed the connection.
                 await in_time(send_status(scope, completing, HTTPStatus.BAD_REQUEST))
-        except Exception as error:  # raised by a layer outside ExceptionHandler
+        except Exception as error:  # raised by a layer outside ExceptionHandlerMiddleware
             await response.fail(scope, response.send, as_service_error(error))
         finally:
             release(scope)
             structlog.contextvars.reset_contextvars(**tokens)
 
 
-class AccessLog:
+class AccessLogMiddleware:
     """Reports each request when it has ended; those for quiet paths are logged at debug level."""
 
     def __init__(
@@ -221,7 +220,7 @@ class AccessLog:
             report_call(call, self._listeners)
 
 
-class GZip:
+class GZipMiddleware:
     """Starlette's compression. Clients that don't accept gzip bypass it and get the same bytes.
 
     Starlette would read every header of every response, only to set `Vary` on compressible ones.
@@ -229,7 +228,7 @@ class GZip:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._compressing = GZipMiddleware(app, MIN_COMPRESSED_BYTES)
+        self._compressing = gzip.GZipMiddleware(app, MIN_COMPRESSED_BYTES)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or accepts_gzip(scope):
@@ -283,7 +282,7 @@ def is_compressible(content_type: bytes) -> bool:
     media_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
     if media_type.startswith("application/grpc+"):
         return False
-    return {media_type, media_type.partition("/")[0] + "/*"}.isdisjoint(DEFAULT_EXCLUDED_CONTENT_TYPES)
+    return {media_type, media_type.partition("/")[0] + "/*"}.isdisjoint(gzip.DEFAULT_EXCLUDED_CONTENT_TYPES)
 
 
 def add_vary(headers: Iterable[tuple[bytes, bytes]], name: str) -> RawHeaders:
@@ -293,12 +292,12 @@ def add_vary(headers: Iterable[tuple[bytes, bytes]], name: str) -> RawHeaders:
     return varied.raw
 
 
-class CORS:
+class CORSMiddleware:
     """Starlette's CORS. Requests without `Origin` bypass it, and their responses only get `Vary: Origin`."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         self.app = app
-        self._answering = CORSMiddleware(
+        self._answering = cors.CORSMiddleware(
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST", "OPTIONS"),
@@ -328,7 +327,7 @@ def is_preflight(scope: Scope) -> bool:
     return scope["method"] == "OPTIONS" and has_header(scope["headers"], b"access-control-request-method")
 
 
-class TrustedHost:
+class TrustedHostMiddleware:
     """Starlette's check of the `Host` header, from which health probes are exempt.
 
     Every request needs exactly one `Host` (RFC 9112, 3.2); HTTP/1.0 requests may have none.
@@ -362,12 +361,12 @@ class TrustedHost:
             nonlocal is_known
             is_known = True
 
-        await in_time(TrustedHostMiddleware(note, self._patterns, www_redirect=False)(scope, receive, send))
+        await in_time(trustedhost.TrustedHostMiddleware(note, self._patterns, www_redirect=False)(scope, receive, send))
         if is_known:
             await self.app(scope, receive, send)
 
 
-class Timeout:
+class TimeoutMiddleware:
     """Limits the whole request, a stalled upload and a stream included, and cancels the work."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -388,7 +387,7 @@ class Timeout:
             await response.fail(scope, send, TimedOut("The request took longer than allowed."))
 
 
-class MaxBodySize:
+class MaxBodySizeMiddleware:
     """Refuses a body over the limit: by its declared length before it is read, otherwise while it arrives.
 
     A body in very many pieces is refused too, because each piece costs as much as a large one.
@@ -438,7 +437,7 @@ class MaxBodySize:
 async def _nothing() -> None: ...
 
 
-class ExceptionHandler:
+class ExceptionHandlerMiddleware:
     """Turns any exception of the app into the response from the table of errors."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -497,7 +496,7 @@ class HeaderPolicy:
         return self._proxies.scheme(peer_of(scope), scope.get("scheme", "http"), said) == "https"
 
 
-class SecurityHeaders:
+class SecurityHeadersMiddleware:
     """Adds the security headers to the app's responses."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -517,7 +516,7 @@ class SecurityHeaders:
         return self.app(scope, receive, hardening)
 
 
-class RequestId:
+class RequestIdMiddleware:
     """Adds the request id to the app's responses."""
 
     def __init__(self, app: ASGIApp) -> None:

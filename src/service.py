@@ -92,9 +92,9 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
 
 def seen_by_sentry(rest: FastAPI) -> ASGIApp:
     """Return the app as it is served with Sentry, whose SDK sees the requests that FastAPI sees."""
-    from src.observability.sentry import WithoutBaggage
+    from src.observability.sentry import StripBaggageMiddleware
 
-    return WithoutBaggage(rest)
+    return StripBaggageMiddleware(rest)
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

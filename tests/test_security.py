@@ -39,16 +39,16 @@ REQUIRED = {
     "cache-control": "no-store",
 }
 NAMES = [
-    "AccessLog",
-    "GZip",
-    "CORS",
-    "TrustedHost",
+    "AccessLogMiddleware",
+    "GZipMiddleware",
+    "CORSMiddleware",
+    "TrustedHostMiddleware",
     "RateLimitMiddleware",
-    "Timeout",
-    "MaxBodySize",
-    "ExceptionHandler",
-    "SecurityHeaders",
-    "RequestId",
+    "TimeoutMiddleware",
+    "MaxBodySizeMiddleware",
+    "ExceptionHandlerMiddleware",
+    "SecurityHeadersMiddleware",
+    "RequestIdMiddleware",
 ]
 
 
@@ -272,7 +272,7 @@ def test_the_order_of_the_chain() -> None:
     while app is not bare:
         found.append(type(app).__name__)
         app = app.app
-    assert found == ["Edge", *NAMES]
+    assert found == ["EdgeMiddleware", *NAMES]
 
 
 PREFLIGHT = {"origin": "https://app.test", "access-control-request-method": "POST"}
@@ -326,11 +326,11 @@ def test_a_failure_in_mid_stream_is_one_error_event_and_a_clean_end(path: str, s
 
 
 ANSWERED_BY: dict[str, tuple[dict[str, Any], int]] = {
-    "TrustedHost": ({"path": "/", "headers": {"host": "evil.test"}}, 400),
-    "CORS": ({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200),
-    "MaxBodySize": ({"path": "/echo", "body": [b"x" * 101]}, 413),
-    "Timeout": ({"path": "/hang"}, 504),
-    "ExceptionHandler": ({"path": "/bug"}, 500),
+    "TrustedHostMiddleware": ({"path": "/", "headers": {"host": "evil.test"}}, 400),
+    "CORSMiddleware": ({"path": "/", "method": "OPTIONS", "headers": PREFLIGHT}, 200),
+    "MaxBodySizeMiddleware": ({"path": "/echo", "body": [b"x" * 101]}, 413),
+    "TimeoutMiddleware": ({"path": "/hang"}, 504),
+    "ExceptionHandlerMiddleware": ({"path": "/bug"}, 500),
 }
 
 
@@ -375,10 +375,10 @@ class Exhausted(MemoryBuckets):
 # What is asked, the layer that refuses it, and the level of the line that says so.
 FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
     "429": ({"path": "/"}, "RateLimitMiddleware", "debug"),
-    "413 streamed": ({"path": "/echo", "body": [b"x" * 101]}, "MaxBodySize", "debug"),
-    "413 declared": ({"path": "/echo", "headers": {"content-length": "101"}}, "MaxBodySize", "debug"),
-    "504": ({"path": "/hang"}, "Timeout", "warning"),
-    "504 in mid-stream": ({"path": "/sse-hang"}, "Timeout", "warning"),
+    "413 streamed": ({"path": "/echo", "body": [b"x" * 101]}, "MaxBodySizeMiddleware", "debug"),
+    "413 declared": ({"path": "/echo", "headers": {"content-length": "101"}}, "MaxBodySizeMiddleware", "debug"),
+    "504": ({"path": "/hang"}, "TimeoutMiddleware", "warning"),
+    "504 in mid-stream": ({"path": "/sse-hang"}, "TimeoutMiddleware", "warning"),
     "500": ({"path": "/bug"}, "", "error"),
     "500 in mid-stream": ({"path": "/sse-bug"}, "", "error"),
 }

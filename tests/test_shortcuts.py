@@ -8,24 +8,22 @@ import pytest
 from fastapi import Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.middleware import cors, gzip, trustedhost
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.asgi import create_app
 from src.rest import FastPath
-from src.security import CORS, EXPOSED_HEADERS, GZip, TrustedHost
+from src.security import EXPOSED_HEADERS, CORSMiddleware, GZipMiddleware, TrustedHostMiddleware
 from src.settings_loader import load_settings
 from tests.small_service import in_this_process
 
 ORIGINS = ["https://app.test", "https://other.test"]
 HOSTS = ["api.test", "*.wild.test", "192.0.2.1", "[::1]"]
 LAYERS: dict[str, tuple[Callable[[ASGIApp], ASGIApp], Callable[[ASGIApp], ASGIApp]]] = {
-    "GZip": (GZip, GZipMiddleware),
+    "GZip": (GZipMiddleware, gzip.GZipMiddleware),
     "CORS": (
-        lambda app: CORS(app, ORIGINS),
-        lambda app: CORSMiddleware(
+        lambda app: CORSMiddleware(app, ORIGINS),
+        lambda app: cors.CORSMiddleware(
             app,
             allow_origins=ORIGINS,
             allow_methods=("GET", "POST", "OPTIONS"),
@@ -34,8 +32,8 @@ LAYERS: dict[str, tuple[Callable[[ASGIApp], ASGIApp], Callable[[ASGIApp], ASGIAp
         ),
     ),
     "TrustedHost": (
-        lambda app: TrustedHost(app, HOSTS),
-        lambda app: TrustedHostMiddleware(app, allowed_hosts=HOSTS, www_redirect=False),
+        lambda app: TrustedHostMiddleware(app, HOSTS),
+        lambda app: trustedhost.TrustedHostMiddleware(app, allowed_hosts=HOSTS, www_redirect=False),
     ),
 }
 

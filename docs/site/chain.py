@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from docs.site.docstrings import summary
 from src.config import Settings
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.security import Edge, layers
+from src.security import EdgeMiddleware, layers
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def chain() -> list[Layer]:
     made: list[type] = [
         type(layer(_app)) for layer in layers(settings, RateLimit(MemoryBuckets(), settings.rate_limit))
     ]
-    return [Layer(kind.__name__, summary(kind)) for kind in (Edge, *made)]
+    return [Layer(kind.__name__, summary(kind)) for kind in (EdgeMiddleware, *made)]
 
 
 async def _app(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -75,7 +75,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
     )
 
 
-class WithoutBaggage:
+class StripBaggageMiddleware:
     """Hides the `baggage` header from the SDK, which would report a caller's release and environment as ours."""
 
     def __init__(self, app: ASGIApp) -> None:

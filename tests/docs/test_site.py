@@ -188,8 +188,10 @@ def _below(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 
 def test_the_chain_is_drawn_in_its_order() -> None:
-    names = "Edge AccessLog GZip CORS TrustedHost RateLimitMiddleware Timeout MaxBodySize ExceptionHandler"
-    assert [layer.name for layer in chain()] == [*names.split(), "SecurityHeaders", "RequestId"]
+    names = (
+        "Edge AccessLog GZip CORS TrustedHost RateLimit Timeout MaxBodySize ExceptionHandler SecurityHeaders RequestId"
+    )
+    assert [layer.name for layer in chain()] == [f"{name}Middleware" for name in names.split()]
     assert all(layer.summary for layer in chain())
 
 
