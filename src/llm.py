@@ -366,4 +366,4 @@ def _log_failure(response: ModelResponse[Any]) -> None:
     )
     if error is not None:
         # It may quote the prompt or the response, which are logged at debug level only.
-        log.debug("what the provider said", message=error.message)
+        log.debug("provider error", message=error.message)

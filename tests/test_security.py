@@ -398,13 +398,13 @@ def test_a_failure_is_logged_once_with_the_flow(failure: str, left_out: str, log
         if name != left_out
     ]
     request(wrap(bare, chain, chosen, {asked["path"]: "the_flow"}), **asked)
-    lines = [entry for entry in logged if entry["event"] in ("request failed", "bug")]
+    lines = [entry for entry in logged if entry["event"] in ("request failed", "internal error")]
     assert [(line["operation"], line["log_level"]) for line in lines] == [("the_flow", level)]
 
 
 def test_a_failure_of_no_flow_names_none(logged: list[Any]) -> None:
     request(chain_without(None, bare), "/bug")
-    [line] = [entry for entry in logged if entry["event"] == "bug"]
+    [line] = [entry for entry in logged if entry["event"] == "internal error"]
     assert "operation" not in line
 
 

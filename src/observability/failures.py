@@ -19,7 +19,7 @@ def log_failure(failure: ServiceError, operation: str) -> None:
     """
     fields = {"operation": client_text(operation)} if operation else {}
     if failure.is_bug:
-        log.error("bug", **fields, exc_info=failure)
+        log.error("internal error", **fields, exc_info=failure)
     elif failure.is_refusal:
         log.debug("request failed", **fields, problem=failure.slug)
     else:

@@ -164,7 +164,7 @@ def test_the_answer_to_a_bug_of_ours(broken: Service) -> None:
     assert not any(word in told for word in ("canary", "Lookup", "Traceback", ".py", "src."))
     trailers: Any = caught.value.trailing_metadata()
     broken.access_line(dict(trailers)["x-request-id"])  # the lines before it are written too
-    assert broken.output().count('"event":"bug"') == 2, "the log is where it is told"
+    assert broken.output().count('"event":"internal error"') == 2, "the log is where it is told"
 
 
 def test_a_bug_in_mid_stream_ends_the_stream(broken: Service) -> None:

@@ -87,6 +87,6 @@ def test_an_exception_that_carries_a_prompt_does_not_tell_it(server: str) -> Non
             service.access_line(request_id)
         output = service.output()
     assert not [word for word in (TOKEN, PROMPT) if word in output]
-    bugs = [json.loads(line) for line in output.splitlines() if '"bug"' in line]
+    bugs = [json.loads(line) for line in output.splitlines() if '"internal error"' in line]
     assert sorted(bug["request_id"] for bug in bugs) == sorted(ids)
     assert all("LookupError" in bug["exception"] and "tests/live/broken.py" in bug["exception"] for bug in bugs)
