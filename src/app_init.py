@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SERVICE = "hardened-genkit-service"
+SERVICE_NAME = "hardened-genkit-service"
 
 
 def build_genkit(settings: Settings) -> "Genkit":
@@ -133,7 +133,7 @@ def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
     from src.observability.traces import export_to, instrument_httpx, provide_traces
 
     if platform.asks_network:
-        provider = provide_traces(SERVICE)
+        provider = provide_traces(SERVICE_NAME)
         threading.Thread(target=_export_later, args=(provider, platform), daemon=True, name="exporter").start()
     else:
         try:
@@ -141,7 +141,7 @@ def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
         except exporters.MissingConfiguration as lacking:
             log.warning("telemetry", found=names, state=f"off: {lacking}")
             return None
-        provider = provide_traces(SERVICE, xray_ids=platform.extra == "aws")
+        provider = provide_traces(SERVICE_NAME, xray_ids=platform.extra == "aws")
         export_to(provider, exporter)
     instrument_httpx()
     log.info("telemetry", found=names, state="on", platform=platform.name, exporter=platform.exporter)

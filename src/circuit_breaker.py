@@ -124,11 +124,11 @@ class CircuitBreaker:
             raise
         self._succeeded(call)
 
-    def _admit(self, caller: str) -> "_Call":
+    def _admit(self, caller: str) -> "_Admission":
         """Admit a call, or raise CircuitOpen."""
         now = self._clock()
         if self._open_until is None:
-            return _Call(caller, self._generation, self._probe, now)
+            return _Admission(caller, self._generation, self._probe, now)
         blocked_until = self._open_until if self._probe_until is None else self._probe_until
         turn = self._turns.get(caller)
         if turn is not None:
@@ -143,7 +143,7 @@ class CircuitBreaker:
         self._turn = turn
         self._probe += 1
         self._probe_until = turn.ends
-        return _Call(caller, self._generation, self._probe, now)
+        return _Admission(caller, self._generation, self._probe, now)
 
     def _begin_turn(self, caller: str, now: float) -> "_Turn":
         self._turns.pop(caller, None)
@@ -152,7 +152,7 @@ class CircuitBreaker:
         turn = self._turns[caller] = _Turn(self._recovery, began=now)
         return turn
 
-    def _succeeded(self, call: "_Call") -> None:
+    def _succeeded(self, call: "_Admission") -> None:
         if call.generation != self._generation:
             return
         self._failures = 0
@@ -161,7 +161,7 @@ class CircuitBreaker:
             self._open_until = self._probe_until = None
             self._generation += 1
 
-    def _failed(self, call: "_Call", failure: ModelFailed | TimedOut) -> None:
+    def _failed(self, call: "_Admission", failure: ModelFailed | TimedOut) -> None:
         if call.generation != self._generation or call.probe != self._probe:
             return
         if not failure.by_content or call.caller not in self._blamed:
@@ -178,7 +178,7 @@ class CircuitBreaker:
             return self._failures >= (max(2, self._threshold) if by_content else self._threshold)
         return not by_content or len(self._blamed) >= max(2, self._threshold)
 
-    def _open(self, call: "_Call", failure: ModelFailed | TimedOut) -> None:
+    def _open(self, call: "_Admission", failure: ModelFailed | TimedOut) -> None:
         # A probe's duration counts as recovery time, so that a hanging probe does not double the wait.
         since = self._clock() if self._open_until is None else call.began
         wait = failure.upstream_wait if isinstance(failure, ModelFailed) else 0.0
@@ -194,7 +194,7 @@ class CircuitBreaker:
             self._turn.failed_at = self._clock()
         self._probe_until = None
 
-    def _abandoned(self, call: "_Call") -> None:
+    def _abandoned(self, call: "_Admission") -> None:
         if call.generation == self._generation and call.probe == self._probe:
             self._probe_until = None  # if it was the probe, another may start
 
@@ -206,7 +206,7 @@ class CircuitBreaker:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _Admission:
     """An admitted call: its caller, generation, number of the latest probe, and start time."""
 
     caller: str

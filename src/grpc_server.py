@@ -21,13 +21,13 @@ from src.grpc_interceptors import GrpcLoggingInterceptor, GrpcRateLimitIntercept
 from src.observability.access_log import AccessLines, CallListener
 from src.operations import OPERATIONS, Operation
 from src.rate_limit import RateLimit
-from src.runner import Result, Runner
+from src.runner import EncodedOutput, Runner
 from src.schemas import HealthResponse
 from src.util.client_address import TrustedProxies
 from src.util.server_parent import main_processes
 from src.util.shared_port import is_shared_with_strangers
 
-SERVICE = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
+SERVICE_DESCRIPTOR = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
 # What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
 LIMITS: tuple[tuple[str, int], ...] = (
@@ -65,13 +65,13 @@ class GrpcServer:
         hooks: Sequence[RpcHook] = (),
         listeners: Sequence[CallListener] = (),
     ) -> None:
-        self._health = HealthService([SERVICE.full_name])
+        self._health = HealthService([SERVICE_DESCRIPTOR.full_name])
         logging = GrpcLoggingInterceptor((AccessLines(settings).write, *listeners))
         self._interceptor = RpcInterceptor(
             (*hooks, logging, GrpcRateLimitInterceptor(limit)),
             timeout=settings.request_timeout,
             proxies=TrustedProxies(settings.trusted_proxy_networks),
-            operations={f"/{SERVICE.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
+            operations={f"/{SERVICE_DESCRIPTOR.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
         )
         self._server = Server(
             interceptors=(self._interceptor,),
@@ -83,7 +83,7 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
             ),
         )
-        self._server.add_registered_method_handlers(SERVICE.full_name, _service_handlers(runner))
+        self._server.add_registered_method_handlers(SERVICE_DESCRIPTOR.full_name, _service_handlers(runner))
         self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health.handlers())
         if settings.debug:
             _enable_reflection(self._server)
@@ -143,7 +143,7 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
 def _enable_reflection(server: Any) -> None:
     from grpc_reflection.v1alpha import reflection
 
-    names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
+    names = (SERVICE_DESCRIPTOR.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
 
 
@@ -166,7 +166,7 @@ async def _health(_requests: object, _context: Context) -> Message:
 
 
 def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodHandler[Any, Any]":
-    method = SERVICE.methods_by_name[operation.rpc]
+    method = SERVICE_DESCRIPTOR.methods_by_name[operation.rpc]
     request_type = _message_class(method.input_type)
     response_type = _message_class(method.output_type)
 
@@ -192,7 +192,7 @@ def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodH
     return grpc.unary_unary_rpc_method_handler(unary, request_type.FromString)
 
 
-def _send_marks(result: Result) -> None:
+def _send_marks(result: EncodedOutput) -> None:
     if result.marks.truncated:
         current_rpc().trailers.append(("x-truncated", "1"))
 

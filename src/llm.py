@@ -99,7 +99,7 @@ class Llm:
         timeout: Maximum seconds of a call, with its tool rounds and all chunks of a stream.
         bulkhead: Limits concurrent calls.
         breaker: Refuses calls while the model fails; None disables it.
-        watchers: Context managers around every call, for metrics and traces.
+        hooks: Context managers around every call, for metrics and traces.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Llm:
         timeout: float,
         bulkhead: Bulkhead,
         breaker: CircuitBreaker | None,
-        watchers: Sequence[LlmCallHook] = (),
+        hooks: Sequence[LlmCallHook] = (),
     ) -> None:
         self._ai = ai
-        self._watchers = watchers
+        self._hooks = hooks
         self._timeout = timeout
         self._bulkhead = bulkhead
         self._breaker = breaker
@@ -173,11 +173,11 @@ class Llm:
         async with self._bulkhead.slot():
             with (
                 self._breaker.call(current_caller().share_key) if self._breaker else nullcontext(),
-                ExitStack() as watching,
+                ExitStack() as observing,
             ):
                 call = LlmUsage()
-                for watcher in self._watchers:
-                    watching.enter_context(watcher(call))
+                for hook in self._hooks:
+                    observing.enter_context(hook(call))
                 return await self._bounded(state, call)
 
     async def _bounded(self, state: "_CallContext", call: LlmUsage) -> ModelResponse[Any]:
@@ -205,14 +205,14 @@ class Llm:
     async def _generate(self, state: "_CallContext") -> ModelResponse[Any]:
         # Never `prompt=` or `system=`: Genkit compiles a string there as a template. Messages are taken as they are.
         if state.schema is None:
-            return await self._ai.generate(messages=state.messages, use=[_Call()])
+            return await self._ai.generate(messages=state.messages, use=[_StreamingMiddleware()])
         return await self._ai.generate(
             messages=state.messages,
             output_schema=state.schema,
             output_format=JSON_FORMAT,
             tools=state.tools,
             max_turns=MAX_TOOL_ROUNDS,
-            use=[_Call()],
+            use=[_StreamingMiddleware()],
         )
 
 
@@ -267,7 +267,7 @@ class _CallContext:
 _current_call: ContextVar[_CallContext] = ContextVar("current_call")
 
 
-class _Call(BaseMiddleware[Any]):
+class _StreamingMiddleware(BaseMiddleware[Any]):
     """Middleware that streams chunks in the caller's own task, and records failures that Genkit's response omits.
 
     Genkit's `generate_stream` runs the call in a task of its own, which outlives a disconnected caller.

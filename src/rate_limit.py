@@ -155,16 +155,16 @@ class RateLimitMiddleware:
         decision = await self._limit.admit(client_of(scope, self._proxies))
         limits = [self._policy, (b"ratelimit", _state(decision))]
 
-        def telling(message: Message) -> Awaitable[None]:
+        def send_with_rate_limit(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *limits]}
             return send(message)
 
         if decision.allowed:
-            await self.app(scope, receive, telling)
+            await self.app(scope, receive, send_with_rate_limit)
         else:
-            guard, _ = guarded(scope, telling)
-            await guard.fail(scope, telling, RateLimited(decision.retry_after))
+            guard, _ = guarded(scope, send_with_rate_limit)
+            await guard.fail(scope, send_with_rate_limit, RateLimited(decision.retry_after))
 
 
 def _state(decision: Decision) -> bytes:

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from src.errors import ServiceError, public_validation_errors
 from src.operations import Operation
 from src.responses import JSON, guarded, send_invalid, send_response, send_status
-from src.runner import KeepAlive, Result, Runner
+from src.runner import EncodedOutput, KeepAlive, Runner
 from src.schemas import HealthResponse
 from src.util.disconnect import ClientGone, while_connected
 from src.util.scope import CLIENT_LEFT, first_header
@@ -37,13 +37,13 @@ class HealthEndpoint:
     """Answers GET and HEAD with `{"status": "ok"}` while `is_healthy` returns True, otherwise with 503."""
 
     def __init__(self, is_healthy: Callable[[], bool]) -> None:
-        self._is_well = is_healthy
+        self._is_healthy = is_healthy
         self._ok = HealthResponse().model_dump_json().encode()
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             send = without_body(send)
-        if self._is_well():
+        if self._is_healthy():
             await send_response(send, HTTPStatus.OK, JSON, self._ok)
         else:
             await send_status(scope, send, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -169,14 +169,14 @@ class EventStream:
         except ClientGone:
             log.info("client left the stream", operation=self._operation.name)
 
-    async def _send_events(self, items: AsyncGenerator[str | Result, None], send: Send) -> None:
+    async def _send_events(self, items: AsyncGenerator[str | EncodedOutput, None], send: Send) -> None:
         async with aclosing(items):
             async for item in items:
                 event = _event({"chunk": item} if isinstance(item, str) else self._last(item))
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _last(self, result: Result) -> dict[str, Any]:
+    def _last(self, result: EncodedOutput) -> dict[str, Any]:
         marks = {"truncated": True} if result.marks.truncated else {}
         return {"done": True, **result.text(self._operation), **marks}
 

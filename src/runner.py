@@ -24,7 +24,7 @@ MAX_WAITING_CHUNKS = 64
 RESULT_BYTES = 256  # per result and per form, beside their content
 
 
-class Result:
+class EncodedOutput:
     """A flow's output, its marks, and its serialized forms, each made once when first needed.
 
     Args:
@@ -36,7 +36,9 @@ class Result:
 
     __slots__ = ("_forms", "_on_growth", "_output", "marks")
 
-    def __init__(self, output: BaseModel, marks: Marks, on_growth: "Callable[[Result], None]" = lambda _: None) -> None:
+    def __init__(
+        self, output: BaseModel, marks: Marks, on_growth: "Callable[[EncodedOutput], None]" = lambda _: None
+    ) -> None:
         self._output = output
         self.marks = marks
         self._on_growth = on_growth
@@ -64,7 +66,7 @@ class Result:
 class Run(NamedTuple):
     """A result, and how the cache was used for it, if it was."""
 
-    result: Result
+    result: EncodedOutput
     cache_use: CacheUse | None
 
 
@@ -85,7 +87,9 @@ class Runner:
         receiving: Returns a context manager for waiting for a request's body, see `Drain.receiving`.
     """
 
-    def __init__(self, ai: Genkit, flows: object, *, model: str, cache: FlowCache[Result] | None, drain: Drain) -> None:
+    def __init__(
+        self, ai: Genkit, flows: object, *, model: str, cache: FlowCache[EncodedOutput] | None, drain: Drain
+    ) -> None:
         self._actions: dict[str, Action[Any, Any, Any]] = {
             operation.name: ai.flow(name=operation.name, chunk_type=str)(getattr(flows, operation.name))
             for operation in OPERATIONS
@@ -119,8 +123,10 @@ class Runner:
         async with self._drain.track():
             return Run(await self._result(operation, input), None)
 
-    async def _call_once(self, cache: FlowCache[Result], key: str, operation: Operation, input: BaseModel) -> Run:
-        async def call() -> Result:
+    async def _call_once(
+        self, cache: FlowCache[EncodedOutput], key: str, operation: Operation, input: BaseModel
+    ) -> Run:
+        async def call() -> EncodedOutput:
             return await self._result(operation, input, on_growth=partial(cache.resized, key))
 
         async with self._drain.track():
@@ -131,8 +137,8 @@ class Runner:
         operation: Operation,
         input: BaseModel,
         on_text: Callable[[str], None] | None = None,
-        on_growth: Callable[[Result], None] = lambda _: None,
-    ) -> Result:
+        on_growth: Callable[[EncodedOutput], None] = lambda _: None,
+    ) -> EncodedOutput:
         try:
             with collecting_marks() as marks:
                 result = await self._actions[operation.name].run(input, on_chunk=on_text)
@@ -141,7 +147,7 @@ class Runner:
             if not isinstance(error, Exception):
                 raise
             raise as_service_error(error)  # noqa: B904 - it carries its own cause; Genkit's wrapper adds nothing
-        return Result(result.response, marks, on_growth)
+        return EncodedOutput(result.response, marks, on_growth)
 
     def sending(self) -> AbstractAsyncContextManager[None]:
         """Track the sending of a stream, as a context manager. A slow client can prolong it beyond the end of the flow.
@@ -153,7 +159,7 @@ class Runner:
 
     def stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None" = None
-    ) -> AsyncGenerator[str | Result, None]:
+    ) -> AsyncGenerator[str | EncodedOutput, None]:
         """Return a generator of each chunk's text, then the whole result. Closing it ends the LLM call.
 
         The flow runs in a task that the generator owns: Genkit's own `flow.stream()` leaves its task running when the
@@ -168,7 +174,7 @@ class Runner:
 
     async def _stream(
         self, operation: Operation, input: BaseModel, keep_alive: "KeepAlive | None"
-    ) -> AsyncGenerator[str | Result, None]:
+    ) -> AsyncGenerator[str | EncodedOutput, None]:
         chunks = ChunkQueue(keep_alive)
         task = asyncio.create_task(self._streamed(operation, input, chunks))
         task.add_done_callback(lambda _: chunks.close())
@@ -180,7 +186,7 @@ class Runner:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "ChunkQueue") -> Result:
+    async def _streamed(self, operation: Operation, input: BaseModel, chunks: "ChunkQueue") -> EncodedOutput:
         async with self._drain.track():
             return await self._result(operation, input, chunks.put)
 

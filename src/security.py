@@ -151,12 +151,12 @@ class EdgeMiddleware:
         state = scope["state"]
         body = UnreadBody(receive) if may_be_unread(scope) else None
 
-        def completing(message: Message) -> Awaitable[None]:
+        def send_with_missing_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 if HARDENED not in state:
                     message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
                 if IDENTIFIED not in state:
-                    message = {**message, "headers": identified(message.get("headers", ()), request_id)}
+                    message = {**message, "headers": with_request_id(message.get("headers", ()), request_id)}
             elif body is not None and body.is_untouched and not message.get("more_body", False):
                 return discard_and_send(body, message)
             return send(message)
@@ -165,13 +165,13 @@ class EdgeMiddleware:
             await body.discard()
             await send(message)
 
-        response = guard(scope, completing, self._operations)
+        response = guard(scope, send_with_missing_headers, self._operations)
         tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self.app(scope, receive if body is None else body.receive, response.send)
             if CLIENT_LEFT in state and not response.has_started:
                 # granian would otherwise send its own 500 to a client that has half-closed the connection.
-                await in_time(send_status(scope, completing, HTTPStatus.BAD_REQUEST))
+                await in_time(send_status(scope, send_with_missing_headers, HTTPStatus.BAD_REQUEST))
         except Exception as error:  # raised by a layer outside ExceptionHandlerMiddleware
             await response.fail(scope, response.send, as_service_error(error))
         finally:
@@ -198,7 +198,7 @@ class AccessLogMiddleware:
         began = time.perf_counter()
         status, size = CLIENT_GONE, 0
 
-        def counting(message: Message) -> Awaitable[None]:
+        def send_and_count(message: Message) -> Awaitable[None]:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -207,7 +207,7 @@ class AccessLogMiddleware:
             return send(message)
 
         try:
-            await self.app(scope, receive, counting)
+            await self.app(scope, receive, send_and_count)
         except Exception as error:
             if not response.has_started:
                 status = as_service_error(error).http_status
@@ -235,7 +235,7 @@ class GZipMiddleware:
             return self._compressing(scope, receive, send)
         held: Message | None = None  # the start, until the body shows whether compression is worth it
 
-        async def varying(message: Message) -> None:
+        async def send_with_vary(message: Message) -> None:
             nonlocal held
             if message["type"] == "http.response.start":
                 held = message if may_be_compressed(message) else None  # replaces an earlier start after a failure
@@ -248,7 +248,7 @@ class GZipMiddleware:
                 await send(start)
             await send(message)
 
-        return self.app(scope, receive, varying)
+        return self.app(scope, receive, send_with_vary)
 
 
 def accepts_gzip(scope: Scope) -> bool:
@@ -312,14 +312,14 @@ class CORSMiddleware:
             answering = self._answering(scope, receive, send)
             return in_time(answering) if is_preflight(scope) else answering
 
-        def varying(message: Message) -> Awaitable[None]:
+        def send_with_vary(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 given = message.get("headers", ())
                 headers = add_vary(given, "Origin") if has_header(given, b"vary") else [*given, VARY_ORIGIN]
                 message = {**message, "headers": headers}
             return send(message)
 
-        return self.app(scope, receive, varying)
+        return self.app(scope, receive, send_with_vary)
 
 
 def is_preflight(scope: Scope) -> bool:
@@ -408,7 +408,7 @@ class MaxBodySizeMiddleware:
                 return
         received, pieces, refused = 0, 0, False
 
-        async def counting() -> Message:
+        async def receive_and_count() -> Message:
             nonlocal received, pieces, refused
             message = await receive()
             received += len(message.get("body", b""))
@@ -421,11 +421,11 @@ class MaxBodySizeMiddleware:
                 await response.fail(scope, send, PayloadTooLarge() if too_long else PayloadTooLarge(TOO_MANY_PIECES))
             return {"type": "http.disconnect"}
 
-        def unless_refused(message: Message) -> Awaitable[None]:
+        def send_unless_refused(message: Message) -> Awaitable[None]:
             return _nothing() if refused else send(message)
 
         try:
-            await self.app(scope, counting, unless_refused)
+            await self.app(scope, receive_and_count, send_unless_refused)
         except Exception:
             if not refused:  # otherwise the app reports a disconnected client with it
                 raise
@@ -507,13 +507,13 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             return self.app(scope, receive, send)
 
-        def hardening(message: Message) -> Awaitable[None]:
+        def send_with_security_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": self._policy.apply(scope, message.get("headers", ()))}
                 scope.setdefault("state", {})[HARDENED] = True
             return send(message)
 
-        return self.app(scope, receive, hardening)
+        return self.app(scope, receive, send_with_security_headers)
 
 
 class RequestIdMiddleware:
@@ -527,16 +527,16 @@ class RequestIdMiddleware:
             return self.app(scope, receive, send)
         request_id = request_id_of(scope)
 
-        def identifying(message: Message) -> Awaitable[None]:
+        def send_with_request_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": identified(message.get("headers", ()), request_id)}
+                message = {**message, "headers": with_request_id(message.get("headers", ()), request_id)}
                 scope["state"][IDENTIFIED] = True
             return send(message)
 
-        return self.app(scope, receive, identifying)
+        return self.app(scope, receive, send_with_request_id)
 
 
-def identified(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
+def with_request_id(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
     """Return the headers with the id, once."""
     kept = [header for header in headers if header[0] != b"x-request-id"]
     kept.append((b"x-request-id", request_id.encode()))

@@ -35,7 +35,7 @@ from src.observability.watch import Telemetry, build_telemetry
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import FastPath, build_endpoints, build_rest
-from src.runner import Result, Runner
+from src.runner import EncodedOutput, Runner
 from src.security import apply_security_middleware
 from src.util.probes import STATUS_PATH
 from src.util.server_parent import server_parent_ended
@@ -72,16 +72,16 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
         timeout=settings.llm_timeout / 1000,
         bulkhead=Bulkhead(settings.llm_max_concurrency, per_client=settings.llm_max_per_client),
         breaker=breaker,
-        watchers=telemetry.llm_calls,
+        hooks=telemetry.llm_calls,
     )
     images = ImageFetcher(client_share=settings.client_share)
     flows = Flows(llm, images)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
-    service = Service(
+    lifespan = Lifespan(
         settings, ai, runner, limit, drain, telemetry=telemetry, addresses=addresses_for_log(settings, listens_as_set)
     )
-    endpoints = build_endpoints(runner, lambda: service.ready, tells_cache=settings.debug)
-    rest = build_rest(settings, endpoints, service.lifespan)
+    endpoints = build_endpoints(runner, lambda: lifespan.ready, tells_cache=settings.debug)
+    rest = build_rest(settings, endpoints, lifespan.run)
     if telemetry.status is not None:
         telemetry.status.add_to(rest)
     app = seen_by_sentry(rest) if settings.sentry_dsn else FastPath(rest, endpoints)
@@ -106,7 +106,7 @@ def build_breaker(settings: Settings) -> CircuitBreaker | None:
     )
 
 
-def build_cache(settings: Settings) -> FlowCache[Result] | None:
+def build_cache(settings: Settings) -> FlowCache[EncodedOutput] | None:
     """Return the response cache, unless it is off."""
     if not settings.cache_enabled:
         return None
@@ -118,7 +118,7 @@ def build_cache(settings: Settings) -> FlowCache[Result] | None:
     )
 
 
-class Service:
+class Lifespan:
     """The start-up and shutdown of a process.
 
     Attributes:
@@ -151,7 +151,7 @@ class Service:
         self._status = 0
 
     @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def run(self, _app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """Start gRPC beside REST. Both drain from the stop signal on, and the lifespan ends after the drain."""
         await self._resolve_model()
         async with self._last_work:

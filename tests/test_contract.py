@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from src import schemas
 from src.generated import service_pb2
 from src.grpc_errors import to_grpc_status
-from src.grpc_server import SERVICE, to_input, to_message
+from src.grpc_server import SERVICE_DESCRIPTOR, to_input, to_message
 from src.operations import OPERATIONS, Operation
 
 ROWS = [pytest.param(op, id=op.name) for op in OPERATIONS]
@@ -72,11 +72,11 @@ def message_class(descriptor: Any) -> type[Message]:
 
 
 def request_class(operation: Operation) -> type[Message]:
-    return message_class(SERVICE.methods_by_name[operation.rpc].input_type)
+    return message_class(SERVICE_DESCRIPTOR.methods_by_name[operation.rpc].input_type)
 
 
 def response_class(operation: Operation) -> type[Message]:
-    return message_class(SERVICE.methods_by_name[operation.rpc].output_type)
+    return message_class(SERVICE_DESCRIPTOR.methods_by_name[operation.rpc].output_type)
 
 
 def test_the_rows_are_the_contract() -> None:
@@ -84,24 +84,26 @@ def test_the_rows_are_the_contract() -> None:
         op.name: (
             op.path,
             op.rpc,
-            numbers(SERVICE.methods_by_name[op.rpc].input_type),
-            numbers(SERVICE.methods_by_name[op.rpc].output_type),
+            numbers(SERVICE_DESCRIPTOR.methods_by_name[op.rpc].input_type),
+            numbers(SERVICE_DESCRIPTOR.methods_by_name[op.rpc].output_type),
         )
         for op in OPERATIONS
     }
     assert rows == CONTRACT
-    assert set(SERVICE.methods_by_name) == {op.rpc for op in OPERATIONS} | {"Health"}
-    assert SERVICE.full_name == "genkit.sample.v1.GenkitService"
+    assert set(SERVICE_DESCRIPTOR.methods_by_name) == {op.rpc for op in OPERATIONS} | {"Health"}
+    assert SERVICE_DESCRIPTOR.full_name == "genkit.sample.v1.GenkitService"
 
 
 @pytest.mark.parametrize("operation", ROWS)
 def test_both_protocols_take_the_same_fields(operation: Operation) -> None:
-    assert set(operation.input.model_fields) == set(numbers(SERVICE.methods_by_name[operation.rpc].input_type))
+    assert set(operation.input.model_fields) == set(
+        numbers(SERVICE_DESCRIPTOR.methods_by_name[operation.rpc].input_type)
+    )
 
 
 @pytest.mark.parametrize("operation", ROWS)
 def test_only_the_streamed_rpcs_stream(operation: Operation) -> None:
-    method = SERVICE.methods_by_name[operation.rpc]
+    method = SERVICE_DESCRIPTOR.methods_by_name[operation.rpc]
     assert (method.client_streaming, method.server_streaming) == (False, operation.streamed)
 
 

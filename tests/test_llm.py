@@ -168,7 +168,7 @@ def test_a_count_of_tokens_that_is_none_is_no_failure(count: float | None) -> No
     seen: list[LlmUsage] = []
 
     @contextmanager
-    def watcher(call: LlmUsage) -> Iterator[None]:
+    def hook(call: LlmUsage) -> Iterator[None]:
         seen.append(call)
         yield
 
@@ -179,7 +179,7 @@ def test_a_count_of_tokens_that_is_none_is_no_failure(count: float | None) -> No
 
     ai = Genkit(model="test/model")
     ai.define_model(name="test/model", fn=model)
-    llm = Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None, watchers=[watcher])
+    llm = Llm(ai, timeout=5, bulkhead=Bulkhead(1), breaker=None, hooks=[hook])
     assert asyncio.run(llm.text(*HELLO)) == "aye"
     assert (seen[0].input_tokens, seen[0].output_tokens) == (0, 7)
 

@@ -22,7 +22,7 @@ from src.drain import Drain
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.marks import Marks
-from src.runner import Result, Runner
+from src.runner import EncodedOutput, Runner
 from tests.models import Character
 from tests.small_service import OPERATIONS, ChatResponse, Flows, TranslationResponse, in_this_process
 
@@ -93,13 +93,13 @@ def in_another_form(output: BaseModel) -> bytes:
     return output.model_dump_json().encode("utf-16")
 
 
-def result_cache() -> FlowCache[Result]:
+def result_cache() -> FlowCache[EncodedOutput]:
     return FlowCache(ttl=1000, max_size=10_000, max_bytes=1 << 40, size_of=lambda result: result.size)
 
 
-async def kept(cache: FlowCache[Result], key: str, make: Callable[[], BaseModel]) -> Result:
-    async def call() -> Result:
-        return Result(make(), Marks(), partial(cache.resized, key))
+async def kept(cache: FlowCache[EncodedOutput], key: str, make: Callable[[], BaseModel]) -> EncodedOutput:
+    async def call() -> EncodedOutput:
+        return EncodedOutput(make(), Marks(), partial(cache.resized, key))
 
     result, _ = await cache.get_or_call(key, call)
     return result

@@ -13,7 +13,7 @@ from src.drain import Drain
 from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import PROMPTS
-from src.runner import MAX_WAITING_CHUNKS, ChunkQueue, KeepAlive, Result, Runner
+from src.runner import MAX_WAITING_CHUNKS, ChunkQueue, EncodedOutput, KeepAlive, Runner
 from tests.small_service import OPERATIONS, Flows, ImageRequest, in_this_process
 
 
@@ -112,7 +112,9 @@ def test_the_mark_of_a_text_that_was_cut_off_stays_with_it_in_the_cache() -> Non
     ai = Genkit(model="test/model", prompt_dir=PROMPTS)
     ai.define_model(name="test/model", fn=model)
     flows = Flows(Llm(ai, timeout=5, bulkhead=Bulkhead(8), breaker=None), ImageFetcher())
-    cache: FlowCache[Result] = FlowCache(ttl=300, max_size=8, max_bytes=1 << 20, size_of=lambda result: result.size)
+    cache: FlowCache[EncodedOutput] = FlowCache(
+        ttl=300, max_size=8, max_bytes=1 << 20, size_of=lambda result: result.size
+    )
     with in_this_process():
         runner = Runner(ai, flows, model="test/model", cache=cache, drain=Drain(1))
     [describe_image] = [operation for operation in OPERATIONS if operation.flow is Flows.describe_image]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from docs.site.answers import answers
 from docs.site.markdown_table import code, table
-from src.grpc_server import SERVICE
+from src.grpc_server import SERVICE_DESCRIPTOR
 from src.operations import OPERATIONS, Operation
 
 LONGEST_EXAMPLE = 60  # characters of a field's default that an example still shows
@@ -57,14 +57,14 @@ def _chapter(operation: Operation, answer: str) -> str:
             fields_table(operation.input),
             f"Output{', in the last event' if operation.streamed else ''}:",
             fields_table(operation.output),
-            _block("protobuf", rpc_definition(SERVICE.methods_by_name[operation.rpc])),
+            _block("protobuf", rpc_definition(SERVICE_DESCRIPTOR.methods_by_name[operation.rpc])),
         ]
     )
 
 
 def _commands(operation: Operation) -> str:
     data = shlex.quote(json.dumps(example(operation.input)))
-    method = f"{SERVICE.full_name}/{operation.rpc}"
+    method = f"{SERVICE_DESCRIPTOR.full_name}/{operation.rpc}"
     unbuffered = " -N" if operation.streamed else ""
     commands = {
         "REST": f"curl -s{unbuffered} localhost:8080{operation.path} --json {data}",

@@ -227,7 +227,7 @@ class TracingMiddleware:
         try:
             if span.is_recording():
                 with _ids_in_log(span):
-                    await self.app(scope, receive, _noting_status(span, send))
+                    await self.app(scope, receive, _send_noting_status(span, send))
             else:
                 await self.app(scope, receive, send)
         finally:
@@ -252,8 +252,8 @@ class TracingMiddleware:
         return self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER, attributes=attributes)
 
 
-def _noting_status(span: trace.Span, send: Send) -> Send:
-    def noting(message: Message) -> Awaitable[None]:
+def _send_noting_status(span: trace.Span, send: Send) -> Send:
+    def send_and_note_status(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             status = message["status"]
             span.set_attribute("http.response.status_code", status)
@@ -262,7 +262,7 @@ def _noting_status(span: trace.Span, send: Send) -> Send:
                 span.set_status(StatusCode.ERROR)
         return send(message)
 
-    return noting
+    return send_and_note_status
 
 
 class RpcTracing(RpcHook):

@@ -19,8 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jsonschema import ValidationError
 
 from src.app_init import PLATFORMS
-from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret
-from src.grpc_server import LIMITS, SERVICE
+from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret, load_settings, parse_flags
+from src.grpc_server import LIMITS, SERVICE_DESCRIPTOR
 from src.lifecycle.flags import parse_flags
 from src.settings_loader import load_settings
 from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
@@ -320,7 +320,7 @@ def test_probes_ask_for_what_they_mean(deployed: Deployed, settings_of: Load) ->
     for name, probe in probes.items():
         if "grpc" in probe:
             assert settings.grpc_enabled
-            assert probe["grpc"] == {"port": settings.grpc_port, "service": SERVICE.full_name}
+            assert probe["grpc"] == {"port": settings.grpc_port, "service": SERVICE_DESCRIPTOR.full_name}
         else:
             assert port_number(deployed, probe["httpGet"]["port"]) == settings.port
             assert probe["httpGet"]["path"] in (LIVENESS_PATHS if name == "livenessProbe" else READINESS_PATHS)

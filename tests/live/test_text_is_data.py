@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from src.generated import service_pb2, service_pb2_grpc
-from src.grpc_server import SERVICE
+from src.grpc_server import SERVICE_DESCRIPTOR
 from src.operations import OPERATIONS, Operation
 from tests.hostile_texts import hostile_texts
 from tests.live.service import SAMPLES, Service
@@ -105,7 +105,7 @@ def over_grpc(service: Service, field: Field, text: str) -> bool | None:
     operation, name = field
     if not text or text.encode("utf-8", "replace").decode() != text:
         return None
-    request = getattr(service_pb2, SERVICE.methods_by_name[operation.rpc].input_type.name)(**{name: text})
+    request = getattr(service_pb2, SERVICE_DESCRIPTOR.methods_by_name[operation.rpc].input_type.name)(**{name: text})
     call = getattr(service_pb2_grpc.GenkitServiceStub(service.channel), operation.rpc)
     try:
         answer = call(request, timeout=SECONDS)

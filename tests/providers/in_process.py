@@ -22,7 +22,7 @@ from src.image_fetch import ImageFetcher
 from src.llm import Llm
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import build_endpoints, build_rest
-from src.runner import Result, Runner
+from src.runner import EncodedOutput, Runner
 from src.security import apply_security_middleware
 from src.settings_loader import load_settings
 from src.util.text import replace_lone_surrogates
@@ -108,7 +108,7 @@ class InProcess:
         ai = build_genkit(settings)
         self.breaker = CircuitBreaker(failure_threshold=100, recovery_timeout=30)
         llm = Llm(ai, timeout=20, bulkhead=Bulkhead(8), breaker=self.breaker)
-        cache = FlowCache[Result](ttl=600, max_size=100, max_bytes=2**24, size_of=lambda result: result.size)
+        cache = FlowCache[EncodedOutput](ttl=600, max_size=100, max_bytes=2**24, size_of=lambda result: result.size)
         drain = Drain(1, accepting=0)
         runner = Runner(ai, Flows(llm, ImageFetcher()), model=settings.model, cache=cache, drain=drain)
         limit = RateLimit(MemoryBuckets(), settings.rate_limit)

@@ -146,7 +146,7 @@ def in_this_process() -> Iterator[None]:
     """Put the rows and the flows in the place of the samples, in all modules of `src` that are imported."""
     for name in ("src.service", "src.grpc_server"):
         importlib.import_module(name)
-    ours = {"OPERATIONS": OPERATIONS, "Flows": Flows, "SERVICE": SERVICE, "service_pb2": pb}
+    ours = {"OPERATIONS": OPERATIONS, "Flows": Flows, "SERVICE_DESCRIPTOR": SERVICE, "service_pb2": pb}
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name.startswith("src."):
