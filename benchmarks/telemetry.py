@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.telemetry
 
 The same build several times, loaded in turn in each round, the servers on one core and the load (wrk) on another: as it
-is by default; with metrics, with one request in ten traced, with both; and with nothing of `src.observability.watch` in
-it. The answer is a translation: one from the cache, beside which nothing hides the cost, and one that the embedded
-model makes anew. Printed are medians, of the ratios to the last too.
+is by default; with metrics, with one request in ten traced, with both; and with nothing of
+`src.observability.telemetry` in it. The answer is a translation: one from the cache, beside which nothing hides the
+cost, and one that the embedded model makes anew. Printed are medians, of the ratios to the last too.
 """
 
 import os
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from benchmarks import load
 from src import asgi, service
-from src.observability.watch import Telemetry
+from src.observability.telemetry import Telemetry
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
 from tests.standins.sinks import OtlpOverHttp

@@ -17,6 +17,7 @@ from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
 from src.observability.logs import configure_logging
 from src.settings_loader import missing_env_file
 from src.util.late_imports import lazy_imports
+from src.util.lazy_imports import lazy_imports
 from src.util.open_files import raise_open_file_limit
 
 log = structlog.get_logger(__name__)

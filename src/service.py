@@ -31,7 +31,7 @@ from src.lifecycle.startup_errors import brief_startup_errors
 from src.llm import Llm
 from src.observability.log_writer import stderr_writer
 from src.observability.sources import Sources
-from src.observability.watch import Telemetry, build_telemetry
+from src.observability.telemetry import Telemetry, build_telemetry
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rest import FastPath, build_endpoints, build_rest

@@ -7,8 +7,8 @@ from genkit.plugin_api import ModelConfig
 
 from src.config import Settings
 from src.connection import provider_client
-from src.providers.one_model import LazyPlugin
-from src.util.late_imports import lazy_imports
+from src.providers.lazy_plugin import LazyPlugin
+from src.util.lazy_imports import lazy_imports
 
 # The plugin also imports Vertex AI's evaluators and Gemini's agents, which take most of its import time.
 with lazy_imports("genkit_google_genai.evaluators", "google.genai.interactions"):

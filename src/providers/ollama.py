@@ -13,7 +13,7 @@ from genkit_ollama import Ollama
 from src.config import Settings
 from src.connection import configure_httpx_defaults, reclaiming
 from src.marks import mark_truncated
-from src.providers.one_model import LazyPlugin
+from src.providers.lazy_plugin import LazyPlugin
 
 
 def config(max_output_tokens: int) -> ModelConfig:

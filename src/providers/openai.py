@@ -6,7 +6,7 @@ from genkit_openai.typing import OpenAIConfig
 
 from src.config import Settings
 from src.connection import provider_client
-from src.providers.one_model import LazyPlugin
+from src.providers.lazy_plugin import LazyPlugin
 
 
 def config(max_output_tokens: int) -> OpenAIConfig:

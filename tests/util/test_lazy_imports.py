@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from src.util.late_imports import lazy_imports
+from src.util.lazy_imports import lazy_imports
 
 NAME = "a_module_that_takes_long"
 SOURCE = """
@@ -41,7 +41,7 @@ def is_imported() -> bool:
 
 
 def taken(name: str) -> Any:
-    """As a library takes a name, whose module is to be imported late."""
+    """As a library takes a name, whose module is to be imported lazily."""
     with lazy_imports(NAME):
         namespace: dict[str, Any] = {}
         exec(f"from {NAME} import {name}", namespace)
@@ -99,9 +99,9 @@ def test_a_module_that_is_there_is_left_alone() -> None:
 
 
 def test_a_stand_in_is_no_base_for_a_class() -> None:
-    with pytest.raises(TypeError, match="Thing is imported late"):
+    with pytest.raises(TypeError, match="Thing is imported lazily"):
         type(taken("Thing"))("Larger", (taken("Thing"),), {})
-    with pytest.raises(TypeError, match="Thing is imported late"):
+    with pytest.raises(TypeError, match="Thing is imported lazily"):
 
         class Larger(taken("Thing")):  # type: ignore[misc]
             pass

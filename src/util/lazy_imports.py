@@ -17,7 +17,7 @@ def lazy_imports(*modules: str) -> Iterator[None]:
     can't be a base class or the type of a pydantic field. After the block, imports get the real module. Modules that
     are already imported are not affected.
     """
-    stand_ins = {name: _LateModule(name) for name in modules if name not in sys.modules}
+    stand_ins = {name: _LazyModule(name) for name in modules if name not in sys.modules}
     sys.modules.update(stand_ins)
     try:
         yield
@@ -27,27 +27,27 @@ def lazy_imports(*modules: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
-class _LateModule(ModuleType):
+class _LazyModule(ModuleType):
     """A module that has every name, except those that Python itself looks for."""
 
-    def __getattr__(self, name: str) -> "_Late":
+    def __getattr__(self, name: str) -> "_LazyName":
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Late(name, (), {"_module": self.__name__})
+        return _LazyName(name, (), {"_module": self.__name__})
 
 
-class _Late(type):
+class _LazyName(type):
     """A stand-in for a name of a module. It is a class, because annotations and unions accept nothing else."""
 
     _module: str
 
-    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> "_Late":
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> "_LazyName":
         if bases:
-            raise TypeError(f"{name}: {bases[0].__name__} is imported late, and no base for a class")
+            raise TypeError(f"{name}: {bases[0].__name__} is imported lazily, and no base for a class")
         return super().__new__(cls, name, bases, namespace)
 
     def _get(cls) -> Any:
-        if isinstance(sys.modules.get(cls._module), _LateModule):
+        if isinstance(sys.modules.get(cls._module), _LazyModule):
             del sys.modules[cls._module]
         return getattr(import_module(cls._module), cls.__name__)
 
