@@ -130,10 +130,11 @@ class FastPath:
         self.app = app
         self._all_endpoints = endpoints
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope.get("root_path"):
-            return self.app(scope, receive, send)
-        return self._endpoints.get((scope["method"], scope["path"]), self.app)(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
+        await self._endpoints.get((scope["method"], scope["path"]), self.app)(scope, receive, send)
 
     @cached_property
     def _endpoints(self) -> Endpoints:

@@ -1,7 +1,5 @@
 """Treat WebSocket handshakes as plain GETs. The service has no WebSocket endpoints."""
 
-from collections.abc import Awaitable
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -12,8 +10,8 @@ def websockets_as_http(app: ASGIApp) -> ASGIApp:
     Servers with WebSockets turned off never send one.
     """
 
-    def with_handshakes(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return (handshake if scope["type"] == "websocket" else app)(scope, receive, send)
+    async def with_handshakes(scope: Scope, receive: Receive, send: Send) -> None:
+        await (handshake if scope["type"] == "websocket" else app)(scope, receive, send)
 
     async def handshake(scope: Scope, receive: Receive, send: Send) -> None:
         can_answer = "websocket.http.response" in scope.get("extensions", {})
