@@ -24,10 +24,10 @@ from matplotlib import pyplot
 
 from benchmarks.callers import ADDRESSES, Callers, Kind
 from docs.site.bounds import value_of
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live import counted
 from tests.live.service import COMMANDS, ROOT, Service
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 CALLERS, WORST_CALLERS = 16, 8
 SAMPLE_SECONDS = 1.0

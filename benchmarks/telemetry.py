@@ -21,9 +21,9 @@ from starlette.types import ASGIApp
 from benchmarks import load
 from src import asgi, service
 from src.observability.telemetry import Telemetry
+from tests.fakes.sinks import OtlpOverHttp
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
-from tests.standins.sinks import OtlpOverHttp
 
 ROUNDS = 9
 SECONDS = 3

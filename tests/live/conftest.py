@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.standins.gemini import GeminiStandIn
+from tests.fakes.gemini import GeminiStandIn
 
 
 @pytest.fixture

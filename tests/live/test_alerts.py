@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from docs.site.watching import GRAFANA, alerts
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.needs import needs
 from tests.ports import free_port
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 JOB = "hardened-genkit-service"
 SECONDS = 30.0  # within which Prometheus sees a change; it looks every two seconds

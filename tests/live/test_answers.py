@@ -8,10 +8,10 @@ import grpc
 import httpx
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import Behaviour, GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Behaviour, GeminiStandIn
 from tests.test_security import REQUIRED
 
 ORIGIN = "https://app.test"

@@ -13,10 +13,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from src.errors import CircuitOpen
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live.service import Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 
 RECOVERY = 1.5
 

@@ -11,11 +11,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from tests import small_service
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live.raw_h2 import RawRpcs, frame
 from tests.live.service import Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 
 CHAT = "/genkit.sample.v1.GenkitService/PirateChat"
 

@@ -14,11 +14,11 @@ import grpc
 import pytest
 
 from src import __version__
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.ports import free_port
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 
 # uvicorn's own command raises the signal again when it is done: the drain is clean, the status says "by signal".
 EXIT_STATUS = {"uvicorn": -15}

@@ -13,11 +13,11 @@ import grpc
 import httpx
 
 from tests import small_service
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live import counted
 from tests.live.service import COMMANDS, Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 
 TRANSLATION = gemini.text('{"translated_text":"bonjour","confidence":"high"}')
 # One process, whose sockets and memory can be looked at.

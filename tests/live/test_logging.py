@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 KEY, TOKEN, PROMPT, ANSWER = "canary-key-77", "canary-token-77", "canary prompt", "canary answer"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.needs import needs
 from tests.ports import free_port
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 READ_TIMEOUT = 1  # seconds; nginx's own is 60
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.live.test_attacks import raw
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 SERVERS = [name for name in COMMANDS if not name.startswith("python")]
 JSON = b"Content-Type: application/json\r\n"

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
+from tests.fakes.sinks import SentrySink
 from tests.live.service import COMMANDS, Service
 from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
-from tests.standins.sinks import SentrySink
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
+from tests.fakes.sinks import OtlpOverGrpc, OtlpOverHttp, Spans
 from tests.live.service import COMMANDS, ROOT, Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
-from tests.standins.sinks import OtlpOverGrpc, OtlpOverHttp, Spans
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

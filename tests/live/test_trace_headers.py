@@ -2,10 +2,10 @@
 
 import pytest
 
+from tests.fakes.gemini import GeminiStandIn
+from tests.fakes.sinks import OtlpOverHttp, SentrySink
 from tests.live.service import Service
 from tests.small_service import pb
-from tests.standins.gemini import GeminiStandIn
-from tests.standins.sinks import OtlpOverHttp, SentrySink
 
 # Low ids and a low number are what a ratio samples first.
 FORGED = {

@@ -16,12 +16,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.util.server_parent import LOOK_SECONDS
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import assert_refused
 from tests.live.test_shutdown import eventually, is_ready, is_serving
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 
 MAX_REQUESTS = 40
 LIMITED = {

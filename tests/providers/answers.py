@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from hypothesis import strategies as st
 
 from src.util.text import replace_lone_surrogates
-from tests.standins.provider import Framing, Played
+from tests.fakes.provider import Framing, Played
 
 Json = dict[str, Any]
 T = TypeVar("T")

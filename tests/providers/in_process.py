@@ -27,10 +27,10 @@ from src.security import apply_security_middleware
 from src.settings_loader import load_settings
 from src.util.text import replace_lone_surrogates
 from tests import small_service
+from tests.fakes.provider import Played, ProviderStandIn
 from tests.ports import free_port
 from tests.providers.answers import Case, Format
 from tests.small_service import OPERATIONS, Flows, pb
-from tests.standins.provider import Played, ProviderStandIn
 
 GRPC_CODES = {
     "ok": grpc.StatusCode.OK,

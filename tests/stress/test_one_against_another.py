@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from tests import small_service
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.ports import free_port
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 from tests.stress import attacks
 from tests.stress.attacks import ATTACKS, Target
 

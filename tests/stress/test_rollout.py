@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from tests import small_service
+from tests.fakes import gemini
+from tests.fakes.gemini import Gate, GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.small_service import pb
-from tests.standins import gemini
-from tests.standins.gemini import Gate, GeminiStandIn
 from tests.stress.test_workers import REPLACING, workers
 
 CALLS_A_SECOND = 20

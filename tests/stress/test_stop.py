@@ -11,10 +11,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 GRACE = 3
 # Beyond what a Python process with gRPC takes to end on a busy machine: the grace itself is longer.

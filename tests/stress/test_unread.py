@@ -11,10 +11,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
+from tests.fakes import gemini
+from tests.fakes.gemini import GeminiStandIn
 from tests.live.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
-from tests.standins import gemini
-from tests.standins.gemini import GeminiStandIn
 
 CLIENTS = 8
 REQUEST_SECONDS = 2.0

@@ -14,8 +14,8 @@ from google import genai
 from google.genai import types
 from google.genai.errors import APIError, UnknownApiResponseError
 
-from tests.standins import gemini
-from tests.standins.gemini import Behaviour, Gate, GeminiStandIn, instance
+from tests.fakes import gemini
+from tests.fakes.gemini import Behaviour, Gate, GeminiStandIn, instance
 
 MODEL = "gemini-flash-latest"
 HELLO = "Hello from the stand-in."
