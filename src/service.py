@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from src.grpc_server import GrpcServer
 
 ACCEPTING_SECONDS = 0.2  # after SIGTERM; uvicorn closes its port within 0.1
-STATUS_SECONDS = 0.3  # beyond the grace period, to send the status of ended calls
+STATUS_FLUSH_SECONDS = 0.3  # beyond the grace period, to send the status of ended calls
 LAST_WORK_SECONDS = 0.2  # minimum for the last work, if calls have used up the grace period
 EXIT_SECONDS = 0.3  # for the server to end the lifespan, after the last call
 
@@ -226,14 +226,14 @@ class Lifespan:
     async def _finish_calls(self) -> None:
         """Send GOAWAY at once, and return when no request or RPC is in flight."""
         if self._grpc is None:
-            await self._drain.finished(STATUS_SECONDS)
+            await self._drain.finished(STATUS_FLUSH_SECONDS)
             return
         self._grpc.set_not_serving()
-        draining = asyncio.create_task(self._grpc.stop(self._drain.seconds_left + STATUS_SECONDS))
+        draining = asyncio.create_task(self._grpc.stop(self._drain.seconds_left + STATUS_FLUSH_SECONDS))
         await self._drain.refusing()
         self._grpc.end_waiting()
-        await self._drain.finished(STATUS_SECONDS)
-        await self._grpc.stop(STATUS_SECONDS)
+        await self._drain.finished(STATUS_FLUSH_SECONDS)
+        await self._grpc.stop(STATUS_FLUSH_SECONDS)
         await draining
 
     async def _end(self) -> None:

@@ -629,6 +629,7 @@ OTHERS: dict[str, str] = {
     "src.service.ACCEPTING_SECONDS": "within SHUTDOWN_GRACE",
     "src.drain.CUT_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.STATUS_SECONDS": "added to SHUTDOWN_GRACE",
+    "src.service.STATUS_FLUSH_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.LAST_WORK_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.EXIT_SECONDS": "added to SHUTDOWN_GRACE",
     "src.observability.log_writer.BATCH_SECONDS": "an interval",
