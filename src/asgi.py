@@ -16,7 +16,6 @@ from src.config import ConfigError, Settings
 from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
 from src.observability.logs import configure_logging
 from src.settings_loader import missing_env_file
-from src.util.late_imports import lazy_imports
 from src.util.lazy_imports import lazy_imports
 from src.util.open_files import raise_open_file_limit
 

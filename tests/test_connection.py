@@ -12,7 +12,6 @@ from src import connection
 from src.connection import configure_httpx_defaults, provider_client
 from src.settings_loader import load_settings
 from tests.fakes.gemini import GeminiStandIn
-from tests.standins.gemini import GeminiStandIn
 
 
 @pytest.fixture

@@ -628,7 +628,6 @@ OTHERS: dict[str, str] = {
     "src.responses.SECONDS_TO_SEND": "after REQUEST_TIMEOUT, or within SHUTDOWN_GRACE",
     "src.service.ACCEPTING_SECONDS": "within SHUTDOWN_GRACE",
     "src.drain.CUT_SECONDS": "added to SHUTDOWN_GRACE",
-    "src.service.STATUS_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.STATUS_FLUSH_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.LAST_WORK_SECONDS": "added to SHUTDOWN_GRACE",
     "src.service.EXIT_SECONDS": "added to SHUTDOWN_GRACE",

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jsonschema import ValidationError
 
 from src.app_init import PLATFORMS
-from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret, load_settings, parse_flags
+from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret
 from src.grpc_server import LIMITS, SERVICE_DESCRIPTOR
 from src.lifecycle.flags import parse_flags
 from src.settings_loader import load_settings
