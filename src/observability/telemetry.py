@@ -4,6 +4,7 @@ Parts that are off are not imported and wrap nothing.
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from src.config import Settings
+from src.config import ConfigError, Settings
+from src.lifecycle.ports import describe_listen_error
 from src.lifecycle.startup_errors import exit_with
 from src.llm import LlmCallHook
 from src.observability.sources import Sources
@@ -34,6 +36,7 @@ class Telemetry:
         llm_calls: Enclose each call of the LLM.
         listeners: Get the record of each request and RPC that has ended.
         layers: Around the whole chain, outermost last.
+        taken_port: Raised at start-up, as servers end for good then: another service has the metrics port.
     """
 
     settings: Settings
@@ -43,6 +46,7 @@ class Telemetry:
     llm_calls: list[LlmCallHook] = field(default_factory=list)
     listeners: "list[CallListener]" = field(default_factory=list)
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    taken_port: ConfigError | None = None
 
     def requests(self, app: ASGIApp) -> ASGIApp:
         """Wrap `app` so that every request is observed."""
@@ -69,7 +73,12 @@ class Telemetry:
 
         Args:
             seconds_left: Returns the time left for that.
+
+        Raises:
+            ConfigError: The metrics port is taken.
         """
+        if self.taken_port is not None:
+            raise self.taken_port
         try:
             if self.metrics is None:
                 yield
@@ -101,18 +110,7 @@ def build_telemetry(
         telemetry.status = status
         telemetry.listeners.append(status.note)
     if settings.metrics_port:
-        from src.observability.metrics_store import shared_metrics_directory
-
-        try:
-            store = shared_metrics_directory(settings.metrics_port)
-        except OSError as error:
-            exit_with(f"METRICS_PORT={settings.metrics_port}: no place for the counts of all workers: {error}")
-        from src.observability.metrics import Metrics
-
-        metrics = Metrics(model=settings.model, sources=sources, store=store)
-        telemetry.metrics = metrics
-        telemetry.llm_calls.append(metrics.llm_call)
-        telemetry.listeners.append(metrics.observe)
+        _add_metrics(telemetry, sources)
     if traces is not None:
         from src.observability.traces import LlmTracing, TracingMiddleware
 
@@ -120,3 +118,22 @@ def build_telemetry(
         telemetry.llm_calls.append(LlmTracing(provider, settings.model_name))
         telemetry.layers.append(TracingMiddleware)
     return telemetry
+
+
+def _add_metrics(telemetry: Telemetry, sources: Sources) -> None:
+    from src.observability.metrics_store import shared_metrics_directory
+
+    settings = telemetry.settings
+    host, port = settings.metrics_host, settings.metrics_port
+    try:
+        store = shared_metrics_directory(host, port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            exit_with(f"METRICS_PORT={port}: no place for the counts of all workers: {error}")
+        telemetry.taken_port = ConfigError(describe_listen_error("METRICS_HOST", host, "METRICS_PORT", port, error))
+        return
+    from src.observability.metrics import Metrics
+
+    telemetry.metrics = metrics = Metrics(model=settings.model, sources=sources, store=store)
+    telemetry.llm_calls.append(metrics.llm_call)
+    telemetry.listeners.append(metrics.observe)

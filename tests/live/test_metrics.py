@@ -165,3 +165,42 @@ def eventually_listening(port: int) -> Samples:
 def test_by_default_there_are_none() -> None:
     with Service() as service:
         assert service.http.get("/metrics").status_code == 404
+
+
+WITH_WORKERS = {
+    "granian, 2 workers": [*COMMANDS["granian"], "--workers", "2"],
+    "uvicorn, 2 workers": [*COMMANDS["uvicorn"], "--workers", "2"],
+    "gunicorn, 2 workers": COMMANDS["gunicorn, 2 workers"],
+}
+
+
+@pytest.mark.parametrize("name", WITH_WORKERS)
+def test_a_second_service_at_the_metrics_port_is_refused_and_one_elsewhere_counts_its_own(name: str) -> None:
+    command, port, other_port = WITH_WORKERS[name], free_port(), free_port()
+    with Service(command, METRICS_PORT=str(port)) as first:
+        first.output_with("service is up", 2)
+        with pytest.raises(AssertionError, match=rf"METRICS_PORT={port} \(--metrics-port\): the port is taken on 127"):
+            Service(command, METRICS_PORT=str(port)).__enter__()
+        with Service(command, METRICS_PORT=str(other_port)) as second:
+            for service, times in ((first, 3), (second, 5)):
+                for _ in range(times):
+                    httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False, verify=False)
+            for at, times in ((port, 3), (other_port, 5)):
+                counted = eventually(at, lambda found: value(found, "rate_limit_decisions_total") > 0)
+                assert value(counted, "http_server_request_duration_seconds_count", http_route="/chat") == times
+
+
+def test_metrics_go_on_when_gunicorn_hands_over() -> None:
+    port = free_port()
+    chats = "http_server_request_duration_seconds_count"
+    with Service(COMMANDS["gunicorn, 2 workers"], METRICS_PORT=str(port)) as service:
+        service.output_with("service is up", 2)
+        service.http.post("/chat", json={})
+        service.process.send_signal(signal.SIGUSR2)
+        service.output_with("service is up", 4)
+        service.terminate()
+        service.wait()
+        httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False, verify=False)
+        eventually_listening(port)
+        eventually(port, lambda found: value(found, chats, http_route="/chat") == 2)
+        assert "METRICS_PORT=" not in service.output()
