@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import Settings
-from src.errors import ServiceError
-from src.observability import access_log, logs
+from src.errors import RateLimited, ServiceError
+from src.observability import access_log, failures, logs
 from src.observability.access_log import AccessLines, EndedCall, report_call
 from src.observability.failures import log_failure
 from src.observability.log_writer import MAX_LINE_BYTES
@@ -188,7 +188,10 @@ def test_text_that_no_encoding_can_hold_is_logged_all_the_same() -> None:
     assert written(record("\ud800"))["event"] == "\ud800"
 
 
-def test_one_text_of_a_client_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_text_of_a_client_is_searched_for_lines_that_are_written_alone(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     searched: list[str] = []
 
     def search(text: str) -> str:
@@ -196,10 +199,17 @@ def test_one_text_of_a_client_is_searched_once(monkeypatch: pytest.MonkeyPatch) 
         return text
 
     monkeypatch.setattr(access_log, "client_text", search)
-    path, name = "/a-path", "/a.Service/Method"
-    EndedCall("http", "GET", path, path, 200, 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
-    EndedCall("grpc", name, "", name, "OK", 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
-    assert sorted(searched) == ["", path, name, "GET"]
+    monkeypatch.setattr(failures, "client_text", search)
+    monkeypatch.setattr(failures, "log", structlog.wrap_logger(None, processors=[structlog.testing.LogCapture()]))
+    name = "/a.Service/Method"
+    rpc = EndedCall("grpc", name, "", name, "OK", 0.1, 3, "192.0.2.1", "r-1", is_quiet=False)
+    for log_level in ("warning", "debug"):
+        values = settings(log_level=log_level, log_format=log_format)
+        logs.configure_logging(values)
+        for call in (ended("/a-path"), rpc):
+            AccessLines(values).write(call)
+        log_failure(RateLimited(1.0), "refused")
+        assert searched == ([] if log_level == "warning" else ["/a-path", "/a-path", name, "refused"])
 
 
 def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners() -> None:

@@ -257,6 +257,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         wrapper_class=structlog.make_filtering_bound_logger("notset"),  # not the one that Genkit configures
     )
     monkeypatch.setattr(failures, "log", logger)
+    monkeypatch.setattr(failures._stdlib_log, "isEnabledFor", lambda _level: True)
 
     def write(_: AccessLines, call: EndedCall) -> None:
         event, fields = access_log._line(call)

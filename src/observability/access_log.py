@@ -30,7 +30,7 @@ Protocol: TypeAlias = Literal["http", "grpc"]
 
 @dataclass(slots=True)
 class EndedCall:
-    """A request or an RPC that has ended. What its client wrote is made printable and cut (see `client_text`).
+    """A request or an RPC that has ended. What its client wrote is as it came: whoever shows it uses `client_text`.
 
     Attributes:
         method: The request's method, or the RPC's full name.
@@ -53,12 +53,6 @@ class EndedCall:
     client: str
     request_id: str
     is_quiet: bool
-
-    def __post_init__(self) -> None:
-        method, path, route = self.method, self.path, self.route
-        self.method, self.path = client_text(method), client_text(path)
-        # Mostly one of the two, and a long one takes a millisecond.
-        self.route = self.path if route is path else self.method if route is method else client_text(route)
 
 
 CallListener: TypeAlias = Callable[[EndedCall], None]
@@ -88,17 +82,16 @@ class AccessLines:
         level = "debug" if call.is_quiet else "info"
         if level not in self._levels:
             return
+        event, fields = _line(call)  # not in the thread: what waits in the queue has to be cut
         if self._console is not None:
-            event, fields = _line(call)
             getattr(self._console, level)(event, **fields)
             return
         bound = structlog.contextvars.get_contextvars()
-        size = RECORD_BYTES + len(call.method) + 2 * len(call.path or call.route)
-        self._writer.write_later(partial(self._render, call, level, time.time(), bound), size)
+        size = RECORD_BYTES + len(fields["method"]) + len(fields.get("path", ""))
+        self._writer.write_later(partial(self._render, event, {**bound, **fields}, level, time.time()), size)
 
-    def _render(self, call: EndedCall, level: str, seconds: float, bound: dict[str, Any]) -> bytes:
-        event, fields = _line(call)
-        line = {**bound, **fields, "logger": LOGGER}
+    def _render(self, event: str, fields: dict[str, Any], level: str, seconds: float) -> bytes:
+        line = {**fields, "logger": LOGGER}
         moment = datetime.fromtimestamp(seconds, UTC)
         if self._is_google_cloud:
             line.update(message=event, severity=level.upper(), time=moment)
@@ -110,9 +103,10 @@ class AccessLines:
 def _line(call: EndedCall) -> tuple[str, dict[str, Any]]:
     """Return the event and the fields of a call's line."""
     if call.protocol == "http":
-        event, names = "request", {"method": call.method, "path": call.path, "status": call.status}
+        path = client_text(call.path)
+        event, names = "request", {"method": client_text(call.method), "path": path, "status": call.status}
     else:
-        event, names = "rpc", {"method": call.method, "code": call.status}
+        event, names = "rpc", {"method": client_text(call.method), "code": call.status}
     return event, {
         **names,
         "duration_ms": round(call.seconds * 1000, 2),

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Response
 
 from src.grpc_hooks import PROBE_METHODS
 from src.observability.access_log import EndedCall
+from src.observability.redaction import client_text
 from src.observability.sources import Sources
 from src.util.probes import PROBE_PATHS, STATUS_PATH, STATUS_PATHS
 
@@ -53,7 +54,8 @@ class Status:
         if call.route in UNSEEN:
             return
         is_rpc = call.protocol == "grpc"
-        name = call.method.rpartition("/")[2] if is_rpc else f"{call.method} {call.path}"
+        method, path = client_text(call.method), client_text(call.path)
+        name = method.rpartition("/")[2] if is_rpc else f"{method} {path}"
         duration = round(call.seconds * 1000, 2)
         self._calls.append(
             RecentCall(
