@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -19,7 +20,7 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full = False
-        self.allocated = 0
+        self.allocated = self.times = 0
         self._allocate = os.posix_fallocate
         monkeypatch.setattr(os, "posix_fallocate", self.allocate)
         monkeypatch.setattr(AllocatedFile, "_has_warned", False)
@@ -29,6 +30,7 @@ class Disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._allocate(fd, offset, length)
         self.allocated = offset + length
+        self.times += 1
 
 
 @pytest.fixture
@@ -47,20 +49,21 @@ def test_prometheus_client_uses_it() -> None:
 
 
 def test_without_room_new_values_are_missing_until_there_is_some(disk: Disk, tmp_path: Path) -> None:
+    late = "l" * mmap.PAGESIZE  # has no room in the page of the early one
     file = AllocatedFile(str(tmp_path / "counter_1.db"))
     file.write_value("early", 1.0, 0.0)
     disk.is_full = True
     with structlog.testing.capture_logs() as logs:
         for value in (1.0, 2.0):
-            assert file.read_value("late") == (0.0, 0.0)
-            file.write_value("late", value, 0.0)
+            assert file.read_value(late) == (0.0, 0.0)
+            file.write_value(late, value, 0.0)
             file.write_value("early", value + 1, 0.0)
     assert read(tmp_path / "counter_1.db") == {"early": 3.0}
     assert [(line["event"], line["reason"]) for line in logs] == [("no room for metrics", "No space left on device")]
     disk.is_full = False
-    file.write_value("late", 3.0, 0.0)
+    file.write_value(late, 3.0, 0.0)
     file.close()
-    assert read(tmp_path / "counter_1.db") == {"early": 3.0, "late": 3.0}
+    assert read(tmp_path / "counter_1.db") == {"early": 3.0, late: 3.0}
 
 
 def test_without_room_at_the_start_scrapes_find_no_file(disk: Disk, tmp_path: Path) -> None:
@@ -85,6 +88,15 @@ def test_space_is_taken_before_it_is_used(disk: Disk, tmp_path: Path) -> None:
     file.close()
     assert path.stat().st_size > 2 * NEW_BYTES, "it has grown"
     assert list(read(path)) == keys
+
+
+def test_the_disk_is_asked_once_a_page(disk: Disk, tmp_path: Path) -> None:
+    file = AllocatedFile(str(tmp_path / "counter_1.db"))
+    for key in range(100):
+        file.write_value(f"{key:0100}", 1.0, 0.0)
+    file.close()
+    for_the_new_file = 1
+    assert disk.times == for_the_new_file + disk.allocated // mmap.PAGESIZE
 
 
 def test_the_counts_of_an_earlier_process_with_the_same_id_stay(tmp_path: Path) -> None:

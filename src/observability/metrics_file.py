@@ -31,7 +31,8 @@ class AllocatedFile:
         self._path = Path(filename)
         self._file: MmapedDict | None = None
         self._keys: set[str] = set()
-        self._allocated = HEAD_BYTES
+        self._used = HEAD_BYTES
+        self._allocated = 0  # whole pages
 
     def read_value(self, key: str) -> tuple[float, float]:
         """Return the key's value and timestamp, zeros for a new one."""
@@ -53,20 +54,21 @@ class AllocatedFile:
             return self._file
         try:
             file = self._file = self._file or self._open()
-            size = self._allocated + len(key.encode()) + ENTRY_BYTES
-            _allocate(self._path, size)
+            size = self._used + len(key.encode()) + ENTRY_BYTES
+            if size > self._allocated:
+                self._allocated = _allocate(self._path, size)
         except OSError as error:
             if not AllocatedFile._has_warned:
                 log.warning("no room for metrics", path=str(self._path), reason=error.strerror)
             AllocatedFile._has_warned = True
             return None
-        self._allocated = size
+        self._used = size
         self._keys.add(key)
         return file
 
     def _open(self) -> MmapedDict:
         if self._path.exists():  # from an earlier process with the same id
-            self._allocated = self._path.stat().st_size
+            self._used = self._path.stat().st_size
         else:
             new = self._path.with_suffix(".new")  # a scrape can't read an empty file
             new.touch()
@@ -76,13 +78,17 @@ class AllocatedFile:
         return MmapedDict(str(self._path))  # type: ignore[no-untyped-call]
 
 
-def _allocate(path: Path, size: int) -> None:
+def _allocate(path: Path, size: int) -> int:
     """Give all bytes up to this size their place on the disk, in whole pages: a page is written as a whole.
+
+    Returns the size in whole pages.
 
     Raises:
         OSError: the disk has no room for them.
     """
+    size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     if sys.platform == "linux":  # macOS lacks the call
         # Not opened to append: where the file system can't allocate, the C library writes to each block instead.
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+            os.posix_fallocate(file.fileno(), 0, size)
+    return size
