@@ -1,7 +1,8 @@
 """`python -m tools.remove_flow NAME`: removes a flow, by its name, its path or its RPC.
 
 Removes its row, its method, its RPC, what only these used (models, messages, instructions, imports, its prompt file),
-its tests, and its rows in the tables of the contract test and of the pages; then generates the code of the proto file.
+its tests, its rows in the tables of the contract test and of the pages, and the blocks of the pages that call it; then
+generates the code of the proto file.
 It prints the lines that still name the flow. `git diff HEAD` shows all of it, `git reset --hard` takes it back.
 """
 
@@ -18,8 +19,15 @@ OPERATIONS, FLOWS, SCHEMAS = "src/operations.py", "src/flows.py", "src/schemas.p
 CONTRACT = "tests/test_contract.py"
 # Tests and benchmarks use flows of their own, `tests.small_service`, some under the same names.
 _PLACES = ("README.md", "docs", "src", ":!src/generated", ":!docs/performance")
-# For flows to come: the page about adding one uses it.
-_KEPT = {(SCHEMAS, "NonBlankText")}
+# For flows to come: the page about adding one uses them.
+_KEPT = {(SCHEMAS, "NonBlankText"), (FLOWS, "TEXT")}
+# What the blocks of the pages call: without it too little of the pages would be left.
+EXAMPLE = "pirate_chat"
+# A fenced block of a page, with its output and the paragraph that ends with a colon before it.
+_BLOCK = re.compile(
+    r"(?m)(?:(?:^[^#\n].*\n)*?^[^#\n].*:\n\n)?^(?P<indent> *)```\w[^\n]*\n(?P<text>(?:.*\n)*?)(?P=indent)```\n\n?"
+    r"(?:(?P=indent)```text title=\"Output\"\n(?:.*\n)*?(?P=indent)```\n\n?)?"
+)
 _RPC = re.compile(r"rpc (\w+)\((?:stream )?(\w+)\) returns \((?:stream )?(\w+)\);")
 Span = tuple[int, int]  # the first and the last line, from 1
 
@@ -45,7 +53,7 @@ class Flow:
     @property
     def mention(self) -> str:
         """A regular expression that finds it in texts: not as a part of a longer name or path."""
-        return rf"\b{self.name}\b|(^|[^\w.*]){self.path}($|[^-/\w])|\b{self.rpc}\b"
+        return rf"\b{self.name}\b|(^|[^\w.*]|:\d+){self.path}($|[^-/\w])|\b{self.rpc}\b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ def remove(root: Path, name: str) -> Flow:
     """Remove the flow from this checkout. Raises Refused, before it changes anything."""
     need_clean(root)
     flow = find(root, name)
+    need_no_call(root, flow)
     spared = _KEPT | {(each.file, each.name) for each in _unused(root)}
     method, proto = _method(root, flow.name), _proto(root)
     text = without_rpc(proto.read_text(encoding="utf-8"), flow.rpc)
@@ -70,7 +79,7 @@ def remove(root: Path, name: str) -> Flow:
     _remove_prompt_files(root)
     proto.write_text(text, encoding="utf-8")
     _remove_tests(root, flow, gone)
-    _remove_rows_of_pages(root, flow)
+    remove_from_pages(root, flow)
     generate(root, proto.parent.relative_to(root / PROTOS).as_posix())
     return flow
 
@@ -84,6 +93,13 @@ def find(root: Path, name: str) -> Flow:
     if len(flows) == 1:
         raise Refused(f"{name} is the last flow: add yours first (docs/add-a-flow.md)")
     return found[0]
+
+
+def need_no_call(root: Path, flow: Flow) -> None:
+    """Raise Refused where the flow is the pages' example and one of their blocks calls it."""
+    pages = [page.name for page in _pages(root) if flow.name == EXAMPLE and _blocks(page, flow)]
+    if pages:
+        raise Refused(f"blocks of {', '.join(pages)} call {flow.name}: let them call another flow first")
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -233,10 +249,24 @@ def _tables(module: ast.Module) -> Iterator[ast.Dict]:
             yield node.value
 
 
-def _remove_rows_of_pages(root: Path, flow: Flow) -> None:
+def _pages(root: Path) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def _blocks(page: Path, flow: Flow) -> list[str]:
+    """The blocks that call the flow."""
+    mention = re.compile(flow.mention, re.MULTILINE)
+    return [found[0] for found in _BLOCK.finditer(page.read_text(encoding="utf-8")) if mention.search(found["text"])]
+
+
+def remove_from_pages(root: Path, flow: Flow) -> None:
+    """Remove the flow's rows of tables, and the blocks that call it."""
     mention = re.compile(flow.mention)
-    for page in (root / "README.md", *(root / "docs").glob("*.md")):
-        lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    for page in _pages(root):
+        text = page.read_text(encoding="utf-8")
+        for block in _blocks(page, flow):
+            text = text.replace(block, "")
+        lines = text.splitlines(keepends=True)
         left = (line for line in lines if not (line.startswith("|") and mention.search(line)))
         page.write_text("".join(left), encoding="utf-8")
 

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from src.operations import OPERATIONS, Operation
 from tests.live.service import ROOT
-from tools.remove_flow import find, without_rpc
+from tools.remove_flow import EXAMPLE, find, need_no_call, remove_from_pages, without_rpc
 from tools.rename import Refused
 
 several = pytest.mark.skipif(len(OPERATIONS) < 2, reason="the last flow can't be removed")
@@ -89,3 +90,43 @@ def test_a_message_that_another_rpc_uses_stays() -> None:
 def test_what_it_cannot_cut_out_it_refuses(text: str) -> None:
     with pytest.raises(Refused, match="by hand"):
         without_rpc(text, "Say")
+
+
+PAGE = """\
+# Page
+
+Text that stays.
+
+A flow answers, as you
+see:
+
+```bash title="Terminal 2"
+curl localhost:8080{path} --json '{{}}'
+```
+
+```text title="Output"
+{{}}
+```
+
+| Flow | Call |
+|---|---|
+| it | `curl localhost:8080{path}` |
+| another | `curl localhost:8080{path}/other` |
+"""
+
+
+@several
+def test_the_blocks_of_a_page_go_with_what_introduces_them(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    flow = find(ROOT, OPERATIONS[0].name)
+    (tmp_path / "README.md").write_text(PAGE.format(path=flow.path))
+    remove_from_pages(tmp_path, flow)
+    left = ["# Page", "Text that stays.", "| Flow | Call |", "|---|---|"]
+    left += [f"| another | `curl localhost:8080{flow.path}/other` |"]
+    assert list(filter(None, (tmp_path / "README.md").read_text().splitlines())) == left
+
+
+@several
+def test_the_example_of_the_pages_stays_while_they_call_it() -> None:
+    with pytest.raises(Refused, match=r"blocks of .*getting-started.md.* call pirate_chat"):
+        need_no_call(ROOT, find(ROOT, EXAMPLE))
