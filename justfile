@@ -140,6 +140,11 @@ rename name: _python
 remove-flow name: _python
     .venv/bin/python -m tools.remove_flow {{ name }}
 
+# Remove a part by its name in the table of docs/adopting.md: `just remove-part Sentry`.
+[group('change')]
+remove-part name: _python
+    .venv/bin/python -m tools.remove_part "{{ name }}"
+
 # Write .local.env.example from Settings.
 [group('change')]
 env-example: _python
@@ -149,7 +154,7 @@ env-example: _python
 [group('change')]
 lock: _python
     {{ pin }} -o requirements/runtime.txt
-    {{ pin }} {{ extras }} -c requirements/runtime.txt -o requirements/extras.txt
+    {{ pin }} --extra all -c requirements/runtime.txt -o requirements/extras.txt
     {{ pin }} --extra dev -c requirements/extras.txt -o requirements/dev.txt
     {{ pin }} {{ not_in_image }} -c requirements/runtime.txt -o requirements/image.txt
     ! grep -nE '://|^--' requirements/*.txt
@@ -158,7 +163,6 @@ pin := ".venv/bin/uv pip compile --upgrade --quiet --universal --python-version 
 # What no request comes to: Vertex AI and what only it needs, the SDK's own handling of images, look-ups of mail hosts,
 # type stubs. `just container-check` runs the image without them.
 not_in_image := replace_regex("google-cloud-aiplatform google-cloud-bigquery google-cloud-core google-cloud-resource-manager google-cloud-storage google-crc32c google-resumable-media grpc-google-iam-v1 proto-plus docstring-parser google-api-core python-dateutil pillow dnspython types-aiofiles types-pyyaml", '(\S+)', '--no-emit-package $1')
-extras := "--extra aws --extra azure --extra gcp --extra observability --extra ollama --extra openai --extra sentry --extra servers"
 
 # Tools whose packages must not be among those that the tests run with.
 tool := ".venv/bin/uv tool run --quiet"

@@ -32,11 +32,10 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
     settings = settings or load_settings_or_exit()
     try:
         configure_logging(settings)
-        if settings.sentry_dsn:  # after the log, so that a failure is logged without local variables
-            # Not in a parent of workers: Sentry's SDK imports gRPC.
-            from src.observability.sentry import report_bugs
+        if settings.sentry_dsn:  # not in a parent of workers: Sentry's SDK imports gRPC
+            from src.observability.sentry import start_reporting
 
-            report_bugs(settings, settings.sentry_dsn.get_secret_value())
+            start_reporting(settings, settings.sentry_dsn.get_secret_value())
         raise_open_file_limit()
         if missing := missing_env_file(settings.app_env):
             log.warning("The env file does not exist", path=str(missing))

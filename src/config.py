@@ -45,6 +45,9 @@ ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
 
 
+MODELS = [*(f"{name}/<name>" for name in PROVIDERS if name != "offline"), OFFLINE_MODEL]
+
+
 class ConfigError(Exception):
     """A setting is wrong. The message is one line for each, naming variable, value and what is allowed."""
 
@@ -161,8 +164,7 @@ class Settings(BaseSettings):
     model: str = Field(
         default_factory=lambda data: _default_model(data),  # noqa: PLW0108 - defined below
         validate_default=True,
-        description="Model: `googleai/<name>`, `openai/<name>`, `ollama/<name>` or `offline/demo`; required "
-        "in production unless GEMINI_API_KEY is set.",
+        description=f"Model: `{'`, `'.join(MODELS)}`; required in production unless GEMINI_API_KEY is set.",
     )
     llm_timeout: int = Field(120_000, ge=1, le=3_600_000, description="Total timeout of an LLM call, in milliseconds.")
     max_output_tokens: int = Field(
@@ -254,8 +256,7 @@ class Settings(BaseSettings):
                 raise ValueError("the provider has no such text model")
             return model
         raise ValueError(
-            f"name a model: googleai/<name> (or set GEMINI_API_KEY alone), openai/<name>, ollama/<name>, "
-            f"or {OFFLINE_MODEL} for the embedded demo"
+            f"name a model: {', '.join(MODELS)} (the embedded demo); GEMINI_API_KEY alone names Gemini Flash"
         )
 
     @model_validator(mode="after")
@@ -358,7 +359,7 @@ class Settings(BaseSettings):
 
     @property
     def model_provider(self) -> str:
-        """The part of `model` before the slash: googleai, openai, ollama or offline."""
+        """The part of `model` before the slash."""
         return self.model.partition("/")[0]
 
     @property

@@ -211,7 +211,7 @@ def _add_endpoint(
 
 
 class _NamedRoute(Route):
-    """Stores the route in the scope, as FastAPI's routes do: Sentry names transactions by it."""
+    """Stores the route in the scope, as FastAPI's routes do: reporters name transactions by it."""
 
     def __init__(self, path: str, endpoint: ASGIApp, *, methods: list[str]) -> None:
         super().__init__(path, endpoint, methods=methods)

@@ -84,17 +84,10 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
     rest = build_rest(settings, endpoints, lifespan.run)
     if telemetry.status is not None:
         telemetry.status.add_to(rest)
-    app = seen_by_sentry(rest) if settings.sentry_dsn else FastPath(rest, endpoints)
+    app: ASGIApp = telemetry.around_rest(rest) if telemetry.around_rest else FastPath(rest, endpoints)
     operations = {operation.path: operation.name for operation in OPERATIONS}
     secured = apply_security_middleware(app, settings, limit, operations, telemetry.listeners)
     return brief_startup_errors(websockets_as_http(RequestsInFlight(telemetry.requests(secured), drain)))
-
-
-def seen_by_sentry(rest: FastAPI) -> ASGIApp:
-    """Return the app as it is served with Sentry, whose SDK sees the requests that FastAPI sees."""
-    from src.observability.sentry import StripBaggageMiddleware
-
-    return StripBaggageMiddleware(rest)
 
 
 def build_breaker(settings: Settings) -> CircuitBreaker | None:

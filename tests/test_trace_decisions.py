@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
-from src.observability.sentry import sampler
 from src.observability.traces import OwnDecision, _ReceiveOnly
 
 # A ratio samples a low trace id first; the last digit says whether the caller samples.
@@ -80,9 +79,3 @@ def test_no_trace_is_sent_on() -> None:
     carrier: dict[str, str] = {}
     receiving.inject(carrier, context=receiving.extract({"traceparent": CALLERS[1], "baggage": "a=b"}))
     assert (carrier, receiving.fields) == ({}, inner.fields)
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_sentrys_transactions_are_sampled_by_the_rate_alone(rate: float) -> None:
-    for parent in (None, True, False):
-        assert sampler(rate)({"parent_sampled": parent, "parent_sample_rate": 1 - rate}) == rate

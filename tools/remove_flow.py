@@ -73,8 +73,8 @@ def remove(root: Path, name: str) -> Flow:
     spared = _KEPT | {(each.file, each.name) for each in _unused(root)}
     method, proto = _method(root, flow.name), _proto(root)
     text = without_rpc(proto.read_text(encoding="utf-8"), flow.rpc)
-    _cut(root / OPERATIONS, [flow.span])
-    _cut(root / FLOWS, [method])
+    cut(root / OPERATIONS, [flow.span])
+    cut(root / FLOWS, [method])
     gone = {flow.name, flow.path, flow.rpc} | _remove_unused(root, spared)
     _remove_prompt_files(root)
     proto.write_text(text, encoding="utf-8")
@@ -126,7 +126,7 @@ def _method(root: Path, name: str) -> Span:
     raise Refused(f"{FLOWS} has no method {name}")
 
 
-def _cut(path: Path, spans: Sequence[Span]) -> None:
+def cut(path: Path, spans: Sequence[Span]) -> None:
     """Remove these lines, and the comments right above them."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for first, last in sorted(spans, reverse=True):
@@ -179,7 +179,7 @@ def _remove_unused(root: Path, spared: set[tuple[str, str]]) -> set[str]:
     gone: set[str] = set()
     while unused := [each for each in _unused(root) if (each.file, each.name) not in spared]:
         for file in (FLOWS, SCHEMAS):
-            _cut(root / file, [each.span for each in unused if each.file == file])
+            cut(root / file, [each.span for each in unused if each.file == file])
         gone |= {each.name for each in unused}
     return gone
 
@@ -239,7 +239,7 @@ def _remove_tests(root: Path, flow: Flow, gone: set[str]) -> None:
         for key, value in zip(table.keys, table.values, strict=True)
         if key is not None and (names_it(key) or names_it(value))
     ]
-    _cut(root / CONTRACT, spans)
+    cut(root / CONTRACT, spans)
 
 
 def _tables(module: ast.Module) -> Iterator[ast.Dict]:

@@ -21,7 +21,8 @@ HELP_GROUPS = {
     "cache_enabled": "cache",
     "httpx_pool_max": "connections to the LLM provider",
     "metrics_host": "metrics",
-    "sentry_dsn": "error reports and traces",
+    "sentry_dsn": "error reports",
+    "trace_url": "traces",
 }
 
 

@@ -58,7 +58,7 @@ def configure_logging(settings: Settings) -> None:
     logging.config.dictConfig(logging_config(settings))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_formatter(settings))
-    _configure_structlog([])
+    configure_structlog()
     logging.getLogger(GRPC).addFilter(_is_about_the_server)
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
@@ -66,12 +66,8 @@ def configure_logging(settings: Settings) -> None:
     sys.unraisablehook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def add_processor(processor: Processor) -> None:
-    """Pass each event that is logged from now on to this processor too, before it is rendered."""
-    _configure_structlog([processor])
-
-
-def _configure_structlog(reporters: list[Processor]) -> None:
+def configure_structlog(*reporters: Processor) -> None:
+    """Configure the service's own loggers; the reporters see each event first."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

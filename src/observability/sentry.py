@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sentry_sdk
 from sentry_sdk.integrations.logging import LoggingIntegration
@@ -13,8 +13,12 @@ from structlog.typing import EventDict, WrappedLogger
 
 from src.config import Settings
 from src.grpc_hooks import UNKNOWN_OPERATION
-from src.observability.logs import add_processor
+from src.observability.logs import configure_structlog
 from src.observability.redaction import HIDDEN, Redactor
+from src.observability.sentry_rpcs import RpcTransactions
+
+if TYPE_CHECKING:
+    from src.observability.telemetry import Telemetry
 
 # Fields of an event that are sent. All others come from a request or the environment of the process.
 KEPT = frozenset(
@@ -28,13 +32,21 @@ CONTEXTS_KEPT = frozenset({"trace", "runtime", "os"})
 FRAME_KEPT = frozenset({"filename", "abs_path", "function", "module", "lineno", "in_app"})
 
 
-def report_bugs(settings: Settings, dsn: str) -> None:
-    """Send every logged bug of this process to Sentry, from now on."""
+def start_reporting(settings: Settings, dsn: str) -> None:
+    """Start Sentry's SDK, and send it the bugs that are logged."""
     configure_sentry(settings, dsn)
-    add_processor(_report_bug)
+    configure_structlog(report_bug)
 
 
-def _report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def observe(telemetry: "Telemetry") -> None:
+    """Make transactions of requests and RPCs, and send what is left at the end."""
+    telemetry.around_rest = StripBaggageMiddleware
+    telemetry.more_hooks.append(RpcTransactions())
+    telemetry.flushes.append(sentry_sdk.flush)
+
+
+def report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Send a logged bug to Sentry, as a processor of structlog."""
     error = event.get("exc_info")
     if event["level"] in ("error", "critical") and isinstance(error, BaseException):
         names = ("request_id", "operation", "trace_id")

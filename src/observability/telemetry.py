@@ -37,6 +37,9 @@ class Telemetry:
         listeners: Get the record of each request and RPC that has ended.
         layers: Around the whole chain, outermost last.
         taken_port: Raised at start-up, as servers end for good then: another service has the metrics port.
+        around_rest: Replaces the fast path around FastAPI.
+        more_hooks: Observe every RPC, inside of the traces.
+        flushes: Send what is left at the end, in the given seconds.
     """
 
     settings: Settings
@@ -47,6 +50,9 @@ class Telemetry:
     listeners: "list[CallListener]" = field(default_factory=list)
     layers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     taken_port: ConfigError | None = None
+    around_rest: Callable[[ASGIApp], ASGIApp] | None = None
+    more_hooks: "list[RpcHook]" = field(default_factory=list)
+    flushes: list[Callable[[float], None]] = field(default_factory=list)
 
     def requests(self, app: ASGIApp) -> ASGIApp:
         """Wrap `app` so that every request is observed."""
@@ -61,15 +67,11 @@ class Telemetry:
             from src.observability.traces import RpcTracing
 
             hooks.append(RpcTracing())
-        if self.settings.sentry_dsn:
-            from src.observability.sentry_rpcs import RpcTransactions
-
-            hooks.append(RpcTransactions())
-        return hooks
+        return [*hooks, *self.more_hooks]
 
     @asynccontextmanager
     async def running(self, seconds_left: Callable[[], float]) -> AsyncIterator[None]:
-        """Run from start-up to the end of the last request, then send the remaining spans and Sentry reports.
+        """Run from start-up to the end of the last request, then send the remaining spans and reports.
 
         Args:
             seconds_left: Returns the time left for that.
@@ -90,10 +92,8 @@ class Telemetry:
                 from src.observability.traces import flush
 
                 await asyncio.to_thread(flush, self.traces, seconds_left())
-            if self.settings.sentry_dsn:
-                import sentry_sdk
-
-                await asyncio.to_thread(sentry_sdk.flush, seconds_left())
+            for flush_reports in self.flushes:
+                await asyncio.to_thread(flush_reports, seconds_left())
 
 
 def build_telemetry(
@@ -117,6 +117,10 @@ def build_telemetry(
         provider = PROVIDERS[settings.model_provider].telemetry_name
         telemetry.llm_calls.append(LlmTracing(provider, settings.model_name))
         telemetry.layers.append(TracingMiddleware)
+    if settings.sentry_dsn:
+        from src.observability.sentry import observe
+
+        observe(telemetry)
     return telemetry
 
 

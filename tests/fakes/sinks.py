@@ -1,7 +1,6 @@
-"""Stand-ins for what takes telemetry in: a collector of OpenTelemetry's spans, and Sentry's host."""
+"""Stand-ins for collectors of OpenTelemetry's spans."""
 
 import gzip
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -120,25 +119,3 @@ class OtlpOverGrpc(Sink):
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(0).wait()
-
-
-class SentrySink(HttpSink):
-    """Sentry's host: the events and transactions out of the envelopes it gets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.items: list[tuple[str, dict[str, Any]]] = []
-
-    @property
-    def dsn(self) -> str:
-        return f"http://canarydsnkey@127.0.0.1:{self.port}/1"
-
-    def take(self, body: bytes) -> None:
-        super().take(body)
-        lines = body.split(b"\n")
-        for header, payload in zip(lines[1::2], lines[2::2], strict=False):
-            self.items.append((json.loads(header)["type"], json.loads(payload)))
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """The items of one kind: `event`, `transaction`."""
-        return [item for type_, item in self.items if type_ == kind]

@@ -1,14 +1,19 @@
 """Sentry gets each bug once, and nothing of what people sent."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fakes import gemini
 from tests.fakes.gemini import GeminiStandIn
-from tests.fakes.sinks import SentrySink
-from tests.live.service import COMMANDS, Service
+from tests.fakes.sentry import SentrySink
+from tests.live.service import COMMANDS, ROOT, Service
+from tests.live.test_hostile_bytes import attack
 from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
+from tests.live.test_trace_headers import ask, assert_no_trace_is_sent_on
 from tests.small_service import pb
 
 
@@ -79,3 +84,45 @@ def test_each_request_and_rpc_is_a_transaction_of_its_own(sentry: SentrySink) ->
     assert len({trace["trace_id"] for trace in traces.values()}) == len(traces)
     sent = b"".join(sentry.bodies).decode()
     assert not [word for word in (PROMPT, TOKEN, "session=") if word in sent]
+
+
+@pytest.mark.parametrize(("rate", "is_sampled"), [("0", False), ("1", True)])
+def test_a_caller_decides_no_sampling_and_no_provider_gets_a_trace(
+    rate: str, is_sampled: bool, sentry: SentrySink, upstream: GeminiStandIn
+) -> None:
+    upstream.default(gemini.text("hello"))
+    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": rate, "CACHE_ENABLED": "false"}
+    with Service(**upstream.env, **env) as service:
+        ask(service)
+        service.terminate()
+        assert service.wait() == 0
+    assert bool(sentry.of("transaction")) == is_sampled
+    assert_no_trace_is_sent_on(upstream)
+
+
+def test_clients_bytes_are_not_reported(sentry: SentrySink) -> None:
+    with Service(SENTRY_DSN=sentry.dsn, SENTRY_TRACES_SAMPLE_RATE="1") as service:
+        attack(service)
+        service.terminate()
+        service.wait()
+    assert sentry.of("transaction")
+    assert b"canary" not in b"".join(sentry.bodies).replace(b"canarydsnkey", b"").lower()
+
+
+def test_a_failing_error_reporter_ends_the_start_without_a_secret() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from src.observability import sentry; del sentry.report_bug\nimport src.asgi as a; a.create_app()",
+        ],
+        cwd=ROOT,
+        env={"PATH": "", "MODEL": "offline/demo", "SENTRY_DSN": "http://canary@127.0.0.1:9/1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    [line] = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
+    assert line["event"] == "can't start"
+    assert "canary" not in done.stdout + done.stderr

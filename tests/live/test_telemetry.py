@@ -83,7 +83,14 @@ def test_without_a_platform_there_is_no_trace() -> None:
         assert line["state"] == "off: no platform found"
 
 
-@pytest.mark.parametrize("module", ["src.observability.traces", "src.observability.metrics", "sentry_sdk"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "src.observability.traces",
+        "src.observability.metrics",
+        "sentry_sdk",
+    ],
+)
 def test_what_is_off_is_not_imported(module: str) -> None:
     code = f"import sys, src.asgi; src.asgi.create_app(); sys.exit({module!r} in sys.modules)"
     env = {"MODEL": "offline/demo", "PATH": ""}

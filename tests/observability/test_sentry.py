@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.observability.redaction import Redactor
-from src.observability.sentry import KEPT, stripped
+from src.observability.sentry import KEPT, sampler, stripped
 
 SECRET = "the-key-of-the-provider"
 WORDS = "what-a-caller-wrote"
@@ -74,3 +74,9 @@ def test_what_finds_a_bug_is_kept() -> None:
 def test_an_error_without_frames_is_no_obstacle(stacktrace: dict[str, Any] | None) -> None:
     event = {"exception": {"values": [{"type": "KeyError", "value": WORDS, "stacktrace": stacktrace}]}}
     assert WORDS not in json.dumps(stripped(event, REDACTOR))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_transactions_are_sampled_by_the_rate_alone(rate: float) -> None:
+    for parent in (None, True, False):
+        assert sampler(rate)({"parent_sampled": parent, "parent_sample_rate": 1 - rate}) == rate

@@ -106,6 +106,7 @@ class Format(Protocol):
         media_type: Of a stream.
         reasons: What each reason to end means.
         joins: A unary answer's text is one string.
+        refuses: It can say that it will not answer.
     """
 
     model: str
@@ -114,6 +115,7 @@ class Format(Protocol):
     media_type: str
     reasons: ClassVar[dict[str | None, str]]
     joins: bool
+    refuses: bool
 
     def document(self, answer: Answer) -> Json: ...
     def events(self, answer: Answer) -> list[Json]: ...
@@ -128,6 +130,7 @@ class Gemini:
     model, base_url, path = "googleai/gemini-flash-latest", "google_gemini_base_url", ""
     media_type = "text/event-stream"
     joins = False
+    refuses = True
     reasons: ClassVar[dict[str | None, str]] = {
         "STOP": "stop",
         "MAX_TOKENS": "length",
@@ -191,6 +194,7 @@ class OpenAI:
 
     model, base_url, path, media_type = "openai/some-model", "openai_base_url", "/v1", "text/event-stream"
     joins = True
+    refuses = True
     reasons: ClassVar[dict[str | None, str]] = {
         "stop": "stop",
         "length": "length",
@@ -260,6 +264,7 @@ class Ollama:
 
     model, base_url, path, media_type = "ollama/some-model", "ollama_base_url", "", "application/x-ndjson"
     joins = True
+    refuses = False
     reasons: ClassVar[dict[str | None, str]] = {"stop": "stop", "length": "length", "unsaid": "stop", None: "unusable"}
 
     def document(self, answer: Answer) -> Json:
@@ -299,7 +304,11 @@ class Ollama:
         return {**response, "prompt_eval_count": 7 if answer.usage is None else answer.usage, "eval_count": 5}
 
 
-FORMATS: dict[str, Format] = {"gemini": Gemini(), "openai": OpenAI(), "ollama": Ollama()}
+FORMATS: dict[str, Format] = {
+    "gemini": Gemini(),
+    "openai": OpenAI(),
+    "ollama": Ollama(),
+}
 
 
 @dataclass(frozen=True)
@@ -432,7 +441,7 @@ def answers(draw: st.DrawFn, provider: str, way: str) -> Answer:
         meant=meant,
         usage=draw(_perhaps(st.sampled_from([MISSING, 0, 2**53, *STRANGE_USAGE]))),
         thoughts=draw(st.sampled_from(["", "", "Hm. {}"])),
-        blocked=provider != "ollama" and draw(RARELY),
+        blocked=FORMATS[provider].refuses and draw(RARELY),
         error=draw(RARELY),
         ends_apart=draw(st.booleans()),
         asks_tool=draw(st.sampled_from(ARGUMENTS)) if way == "structured" else None,

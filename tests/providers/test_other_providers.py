@@ -56,11 +56,9 @@ class Provider(BaseHTTPRequestHandler):
             return self._send(200, "application/json", b"<html>")
         if self.body is not None:
             return self._send(200, *self.body)
-        is_ollama = self.path == "/api/chat"
         wants_json = bool(request.get("response_format") or request.get("format"))
         text = "nonsense" if self.mode == "breaks schema" else JSON_TEXT if wants_json else TEXT
-        build = ollama_answer if is_ollama else openai_answer
-        media_type, body = build(text, bool(request.get("stream")))
+        media_type, body = ANSWERS[NAMES[self.path]](text, bool(request.get("stream")))
         self._send(200, media_type, body)
 
     def _send(self, status: int, media_type: str, body: bytes) -> None:
@@ -108,6 +106,16 @@ def ollama_answer(text: str, streamed: bool) -> tuple[str, bytes]:
     return "application/x-ndjson", "".join(json.dumps(m) + "\n" for m in messages).encode()
 
 
+NAMES = {
+    "/chat/completions": "openai",
+    "/api/chat": "ollama",
+}
+ANSWERS = {
+    "openai": openai_answer,
+    "ollama": ollama_answer,
+}
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
     Provider.mode = "ok"
@@ -124,7 +132,7 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(params=["openai", "ollama"])
+@pytest.fixture(params=ANSWERS)
 def llm(request: pytest.FixtureRequest, server: str) -> Llm:
     variable = f"{request.param}_base_url"
     settings = load_settings({"debug": True, "model": f"{request.param}/some-model", variable: server})
@@ -271,8 +279,7 @@ def test_the_limit_of_tokens_goes_with_every_call(server: str, model: str, way: 
 
 def ending(provider: str, text: str, reason: str | None, *, streamed: bool) -> tuple[str, bytes]:
     """An answer that ends for this reason; None: it breaks off, as far as HTTP knows in good order."""
-    build = ollama_answer if provider == "ollama" else openai_answer
-    media_type, body = build(text, streamed)
+    media_type, body = ANSWERS[provider](text, streamed)
     if reason is not None:
         return media_type, body.replace(b'"stop"', json.dumps(reason).encode())
     if provider == "ollama":
