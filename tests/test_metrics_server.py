@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
-from src.observability.metrics import expose, sweep_dead_workers
+from src.observability import metrics
+from src.observability.metrics import add_up_ended_workers, expose, sweep_dead_workers
+from src.observability.metrics_file import AllocatedFile
 from src.observability.metrics_server import MAX_CONNECTIONS, OPEN_METRICS, PLAIN_TEXT, MetricsServer
 from tests.ports import free_port
 
@@ -220,3 +223,29 @@ def test_gauges_of_dead_workers_are_swept_and_no_others(tmp_path: Path, monkeypa
         f"{kind}_{ended.pid}.db" for kind in ("counter", "histogram")
     }
     assert len(list(tmp_path.iterdir())) == 2 + 4 + 4
+
+
+def test_the_counts_of_ended_workers_are_added_up_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {11: {"a": 1.0, "b": 2.0}, 12: {"b": 3.0}, 13: {"c": 4.0}, os.getpid(): {"a": 5.0}}
+    for pid, values in counts.items():
+        file = AllocatedFile(str(tmp_path / f"counter_{pid}.db"))
+        for key, value in values.items():
+            file.write_value(key, value, 0.0)
+        file.close()
+    monkeypatch.setattr(metrics, "_is_alive", lambda pid: pid == os.getpid())
+
+    with metrics._reading_files:
+        add_up_ended_workers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4, "not while a scrape reads them"
+
+    monkeypatch.setattr(AllocatedFile, "_with_room_for", lambda *_: None)
+    add_up_ended_workers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4, "not without room"
+    monkeypatch.undo()
+
+    monkeypatch.setattr(metrics, "_is_alive", lambda pid: pid == os.getpid())
+    for _ in range(2):
+        add_up_ended_workers(tmp_path)
+        [ended] = set(tmp_path.iterdir()) - {tmp_path / f"counter_{os.getpid()}.db"}
+        found = {key: value for key, value, *_ in MmapedDict.read_all_values_from_file(str(ended))}
+        assert found == {"a": 1.0, "b": 5.0, "c": 4.0}

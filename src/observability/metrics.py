@@ -6,6 +6,7 @@ the process starts, so clients can't add any. Import this module after `metrics_
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ from typing import IO
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.exposition import generate_latest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics import exposition as openmetrics
 
@@ -39,6 +41,8 @@ from src.util.scope import METHODS
 log = structlog.get_logger(__name__)
 
 values.MmapedDict = AllocatedFile  # type: ignore[attr-defined, assignment]
+
+_reading_files = threading.Lock()
 
 SAMPLE_SECONDS = 1.0
 OTHER = "other"
@@ -213,6 +217,8 @@ class Metrics:
                 self._loop_lag.set(max(0.0, loop.time() - due))
                 self.sample()
                 sweep_dead_workers(self._store.directory)
+                if self._port_lock is not None:  # one worker alone
+                    add_up_ended_workers(self._store.directory)
                 await self._take_over(server, host, port)
         except Exception as error:
             log.exception("metrics endpoint failed", exc_info=error)
@@ -263,7 +269,8 @@ def expose(content_type: str) -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     generate = openmetrics.generate_latest if content_type == OPEN_METRICS else generate_latest
-    return generate(registry)
+    with _reading_files:
+        return generate(registry)
 
 
 def _why_not_listening(host: str, port: int, error: OSError) -> str:
@@ -272,9 +279,51 @@ def _why_not_listening(host: str, port: int, error: OSError) -> str:
 
 def sweep_dead_workers(directory: Path) -> None:
     """Remove the gauges of killed workers. They would keep their last values, for example an open circuit."""
-    pids = {int(path.stem.rpartition("_")[2]) for path in directory.glob("gauge_live*.db")}
-    for pid in pids - {os.getpid()}:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+    for pid in {_pid_of(path) for path in directory.glob("gauge_live*.db")}:
+        if not _is_alive(pid):
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def add_up_ended_workers(directory: Path) -> None:
+    """Leave one file of ended workers for each kind of count, with their sums. Waits for no scrape: tries again."""
+    if not _reading_files.acquire(blocking=False):
+        return
+    try:
+        for kind in ("counter", "histogram"):
+            ended = [path for path in directory.glob(f"{kind}_*.db") if not _is_alive(_pid_of(path))]
+            if len(ended) > 1:
+                _add_up(ended)
+    finally:
+        _reading_files.release()
+
+
+def _add_up(files: list[Path]) -> None:
+    sums: dict[str, float] = {}
+    for file in files:
+        for key, value, *_ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
+            sums[key] = sums.get(key, 0.0) + value
+    new = files[0].with_suffix(".sum")  # scrapes don't read it
+    new.unlink(missing_ok=True)
+    into = AllocatedFile(str(new))
+    has_room = all(into.write_value(key, value, 0.0) for key, value in sums.items())
+    into.close()
+    if not has_room:
+        new.unlink(missing_ok=True)
+        return
+    new.replace(files[0])
+    for file in files[1:]:
+        file.unlink()
+
+
+def _pid_of(file: Path) -> int:
+    return int(file.stem.rpartition("_")[2])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -39,10 +39,12 @@ class AllocatedFile:
         file = self._with_room_for(key)
         return file.read_value(key) if file else (0.0, 0.0)  # type: ignore[no-untyped-call]
 
-    def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Write the key's value and timestamp."""
-        if file := self._with_room_for(key):
+    def write_value(self, key: str, value: float, timestamp: float) -> bool:
+        """Write the key's value and timestamp. Returns False if there is no room."""
+        file = self._with_room_for(key)
+        if file:
             file.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+        return file is not None
 
     def close(self) -> None:
         """Close the file."""

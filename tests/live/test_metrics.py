@@ -204,3 +204,21 @@ def test_metrics_go_on_when_gunicorn_hands_over() -> None:
         eventually_listening(port)
         eventually(port, lambda found: value(found, chats, http_route="/chat") == 2)
         assert "METRICS_PORT=" not in service.output()
+
+
+def test_files_of_ended_workers_do_not_pile_up_and_their_counts_stay(tmp_path: Path) -> None:
+    port = free_port()
+    with Service(COMMANDS["gunicorn, 2 workers"], METRICS_PORT=str(port), TMPDIR=str(tmp_path)) as service:
+        for ended in range(1, 4):
+            service.output_with("service is up", ended + 1)
+            httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False, verify=False)
+            os.kill(listener_of(port, service), signal.SIGKILL)
+            eventually_listening(port)
+        service.output_with("service is up", 5)
+        [directory] = tmp_path.glob("hardened-genkit-service-metrics-*")
+        deadline = time.monotonic() + 30
+        while len(list(directory.glob("histogram_*.db"))) > 2 + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        counted = scraped(port)
+        assert value(counted, "http_server_request_duration_seconds_count", http_route="/chat") == 3
