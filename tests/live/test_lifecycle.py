@@ -16,12 +16,14 @@ import pytest
 from src import __version__
 from tests.fakes import gemini
 from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import COMMANDS, ROOT, Service
+from tests.live import counted
+from tests.live.service import COMMANDS, ROOT, SAMPLES, Service
 from tests.ports import free_port
 from tests.small_service import pb
 
 # uvicorn's own command raises the signal again when it is done: the drain is clean, the status says "by signal".
 EXIT_STATUS = {"uvicorn": -15}
+COUNTED = [part.replace("src.asgi", "tests.live.counted") for part in COMMANDS["uvicorn"]]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -182,6 +184,18 @@ def test_grpc_can_be_left_out() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             service.stub.Health(pb.HealthRequest())
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("is_on", "loaded"), [("false", []), ("true", ["grpc"])])
+def test_grpc_that_is_left_out_is_not_imported(is_on: str, loaded: list[str]) -> None:
+    """With debug and metrics on, by no request."""
+    metrics = f"http://127.0.0.1:{(port := free_port())}/metrics"
+    env = {"GRPC_ENABLED": is_on, "DEBUG": "true", "METRICS_PORT": str(port)}
+    with Service(COUNTED, **env, PYTHONPATH=SAMPLES) as service:
+        assert service.http.post("/chat", json={}).status_code == 200
+        for path in ("/docs", "/debug/status", metrics):
+            assert service.http.get(path).status_code == 200
+        assert [name for name in service.http.get(counted.MODULES).json() if name == "grpc"] == loaded
 
 
 def test_debug_opens_the_docs() -> None:
