@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from src.lifecycle.server_parent import note_parent
 from src.lifecycle.startup_errors import load_settings_or_exit
-from src.observability.logs import logging_config
-from src.util.server_parent import note_parent
-from src.util.uvicorn_http import HeadTimeoutProtocol
+from src.lifecycle.uvicorn_http import HeadTimeoutProtocol
+from src.logs.setup import logging_config
 
 _settings = load_settings_or_exit()
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host

@@ -25,8 +25,8 @@ from benchmarks import buckets, in_process, load, startup
 from benchmarks.bare_grpc import MESSAGE, TRANSLATE_TEXT
 from benchmarks.load import Cost
 from benchmarks.report import GOALS, plots, table
-from tests.live.service import COMMANDS, Service
-from tests.small_service import pb
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "performance"
 GRANIAN = COMMANDS["granian"]

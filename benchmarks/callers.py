@@ -10,8 +10,8 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests import small_service
-from tests.small_service import pb
+from testing import small_service
+from testing.small_service import pb
 
 QUESTION_CHARS, TEXT_CHARS, PATH_CHARS = 5_000, 10_000, 30_000
 TOO_LARGE_BYTES = 1_048_577

@@ -17,11 +17,11 @@ from benchmarks import baselines
 from src.asgi import create_app
 from src.bulkhead import Bulkhead
 from src.config import Settings
-from src.observability.log_writer import stderr_writer
+from src.logs.writer import stderr_writer
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.security import layers, wrap
 from src.settings_loader import load_settings
-from tests.small_service import ChatRequest, Flows, in_this_process
+from testing.small_service import ChatRequest, Flows, in_this_process
 
 CALLS, ROUNDS = 1000, 9
 STREAMS = 50
@@ -128,7 +128,7 @@ def _service_and_flow() -> tuple[ASGIApp, Any]:
     from genkit import Genkit
 
     from src.app_init import build_genkit
-    from src.image_fetch import ImageFetcher
+    from src.images.fetch import ImageFetcher
     from src.llm import Llm
 
     chosen = settings()

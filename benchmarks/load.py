@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from tests.live.service import Service
+from testing.service import Service
 
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 32

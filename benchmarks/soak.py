@@ -23,11 +23,11 @@ import httpx
 from matplotlib import pyplot
 
 from benchmarks.callers import ADDRESSES, Callers, Kind
-from docs.site.bounds import value_of
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import COMMANDS, ROOT, Service
 from tests.live import counted
-from tests.live.service import COMMANDS, ROOT, Service
+from tools.site.bounds import value_of
 
 CALLERS, WORST_CALLERS = 16, 8
 SAMPLE_SECONDS = 1.0
@@ -185,7 +185,7 @@ def growth(samples: Sequence[Sample]) -> Iterator[str]:
 def allowed_bytes() -> int:
     """The sum of what may be kept: cached answers, buckets, log lines that wait."""
     buckets = min(ADDRESSES, int(value_of("src.rate_limit.MAX_BUCKETS"))) * BYTES_A_BUCKET
-    return CACHE_BYTES + buckets + int(value_of("src.observability.log_writer.MAX_QUEUED_BYTES")) + OVERHEAD_BYTES
+    return CACHE_BYTES + buckets + int(value_of("src.logs.writer.MAX_QUEUED_BYTES")) + OVERHEAD_BYTES
 
 
 def main() -> None:

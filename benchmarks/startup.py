@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from tests.ports import free_port
+from testing.ports import free_port
 
 ROUNDS = 7
 GRANIAN = [str(Path(sys.executable).parent / "granian"), "--interface", "asgi", "--loop", "uvloop", "--factory"]

@@ -4,7 +4,7 @@
 
 The same build several times, loaded in turn in each round, the servers on one core and the load (wrk) on another: as it
 is by default; with metrics, with one request in ten traced, with both; and with nothing of
-`src.observability.telemetry` in it. The answer is a translation: one from the cache, beside which nothing hides the
+`src.telemetry.build` in it. The answer is a translation: one from the cache, beside which nothing hides the
 cost, and one that the embedded model makes anew. Printed are medians, of the ratios to the last too.
 """
 
@@ -20,10 +20,10 @@ from starlette.types import ASGIApp
 
 from benchmarks import load
 from src import asgi, service
-from src.observability.telemetry import Telemetry
-from tests.fakes.sinks import OtlpOverHttp
-from tests.live.service import COMMANDS, Service
-from tests.ports import free_port
+from src.telemetry.build import Telemetry
+from testing.fakes.sinks import OtlpOverHttp
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
 
 ROUNDS = 9
 SECONDS = 3

@@ -65,7 +65,7 @@ class Platform:
         signal: The environment variable that shows its presence.
         extra: The extra of this package that it needs.
         module: A module that can be imported if the extra is installed.
-        exporter: The name of its function in `src.observability.exporters`.
+        exporter: The name of its function in `src.telemetry.exporters`.
         asks_network: True if creating the exporter uses the network, so that it must not block the start.
     """
 
@@ -129,8 +129,8 @@ def start_telemetry(settings: Settings) -> "TracerProvider | None":
 
 
 def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
-    from src.observability import exporters
-    from src.observability.traces import export_to, instrument_httpx, provide_traces
+    from src.telemetry import exporters
+    from src.telemetry.traces import export_to, instrument_httpx, provide_traces
 
     if platform.asks_network:
         provider = provide_traces(SERVICE_NAME)
@@ -150,8 +150,8 @@ def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
 
 def _export_later(provider: "TracerProvider", platform: Platform) -> None:
     """Create the exporter in a thread, because it gets credentials over the network. Earlier spans are not exported."""
-    from src.observability import exporters
-    from src.observability.traces import export_to
+    from src.telemetry import exporters
+    from src.telemetry.traces import export_to
 
     try:
         export_to(provider, getattr(exporters, platform.exporter)())

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp
 
 from src.app_init import disable_genkit_dev_features
 from src.config import ConfigError, Settings
+from src.lifecycle.open_files import raise_open_file_limit
 from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
-from src.observability.logs import configure_logging
+from src.logs.setup import configure_logging
 from src.settings_loader import missing_env_file
 from src.util.lazy_imports import lazy_imports
-from src.util.open_files import raise_open_file_limit
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
     try:
         configure_logging(settings)
         if settings.sentry_dsn:  # not in a parent of workers: Sentry's SDK imports gRPC
-            from src.observability.sentry import start_reporting
+            from src.telemetry.sentry import start_reporting
 
             start_reporting(settings, settings.sentry_dsn.get_secret_value())
         raise_open_file_limit()

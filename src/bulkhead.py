@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from src.caller import current_caller
+from src.callers.caller import current_caller
 from src.errors import Overloaded, ShareExceeded
 
 QUEUE_SECONDS = 2.0

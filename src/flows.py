@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from genkit import ActionRunContext
 
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart, free_text, sanitize
 from src.schemas import (

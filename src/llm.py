@@ -29,7 +29,7 @@ from genkit.middleware import BaseMiddleware, GenerateHookParams, GenerateMiddle
 from pydantic import BaseModel
 
 from src.bulkhead import Bulkhead
-from src.caller import current_caller
+from src.callers.caller import current_caller
 from src.circuit_breaker import CircuitBreaker
 from src.errors import (
     AnswerUnusable,
@@ -40,12 +40,12 @@ from src.errors import (
     TimedOut,
     UpstreamTimedOut,
 )
-from src.json_format import JSON_FORMAT, define_json_format
 from src.marks import collecting_marks, mark_truncated
 from src.prompt import CallerText, Image, Instruction, PromptFile, UserPart
+from src.providers.json_format import JSON_FORMAT, define_json_format
 from src.request_guard import check_request
 from src.util.locals import forget_locals
-from src.util.text import replace_lone_surrogates
+from src.util.surrogates import replace_lone_surrogates
 
 log = structlog.get_logger(__name__)
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 from src.config import Settings
 from src.lifecycle.flags import export_to_environment, parse_flags
+from src.lifecycle.open_files import raise_open_file_limit
 from src.lifecycle.ports import check_port_free
 from src.lifecycle.startup_errors import exit_with, load_settings_or_exit
-from src.observability.logs import configure_logging, logging_config
-from src.util.open_files import raise_open_file_limit
-from src.util.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
+from src.lifecycle.stop_signals import block_stop_signals, take_as_sigterm, unblock_stop_signals
+from src.logs.setup import configure_logging, logging_config
 
 APP = "src.asgi:create_app_at_port"
 # granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
@@ -104,7 +104,7 @@ def _uvicorn(settings: Settings) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from src.util.uvicorn_http import HeadTimeoutProtocol
+    from src.lifecycle.uvicorn_http import HeadTimeoutProtocol
 
     # uvicorn raises the signal that stopped it once more when it is done, which would make a clean stop look bad.
     # Until its own handlers are in place these would swallow a signal, so it waits for the app's lifespan.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from src.image_fetch import FetchedImage
-from src.util.text import replace_lone_surrogates
+from src.images.fetch import FetchedImage
+from src.util.surrogates import replace_lone_surrogates
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 

@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.caller import caller_at, set_caller
+from src.callers.caller import caller_at, set_caller
 from src.errors import RateLimited
-from src.responses import guarded
+from src.middleware.responses import guarded
 from src.util.client_address import TrustedProxies, client_of
-from src.util.probes import PROBE_PATHS
+from src.util.probe_paths import PROBE_PATHS
 from src.util.rate import Rate
 from src.util.scope import route_path
 

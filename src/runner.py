@@ -11,7 +11,7 @@ from genkit import Action, Genkit
 from pydantic import BaseModel
 
 from src.cache import CacheUse, FlowCache
-from src.caller import current_caller
+from src.callers.caller import current_caller
 from src.drain import Drain
 from src.errors import as_service_error
 from src.marks import Marks, collecting_marks

@@ -33,12 +33,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
 from src.errors import PayloadTooLarge, TimedOut, as_service_error
-from src.observability.access_log import AccessLines, CallListener, EndedCall, report_call
+from src.logs.access import AccessLines, CallListener, EndedCall, report_call
+from src.middleware.responses import guard, guarded, in_time, release, send_status
+from src.middleware.unread_body import UnreadBody, may_be_unread
 from src.rate_limit import RateLimit, RateLimitMiddleware
-from src.responses import guard, guarded, in_time, release, send_status
 from src.util.client_address import TrustedProxies, client_of, peer_of
 from src.util.deadlines import Deadlines
-from src.util.probes import PROBE_PATHS, STATUS_PATHS
+from src.util.probe_paths import PROBE_PATHS, STATUS_PATHS
 from src.util.request_id import request_id_of
 from src.util.scope import (
     CLIENT_GONE,
@@ -50,7 +51,6 @@ from src.util.scope import (
     headers_of,
     route_path,
 )
-from src.util.unread_body import UnreadBody, may_be_unread
 
 log = structlog.get_logger(__name__)
 

@@ -24,26 +24,26 @@ from src.circuit_breaker import CircuitBreaker
 from src.config import ConfigError, Settings
 from src.drain import Drain
 from src.flows import Flows
-from src.image_fetch import ImageFetcher
-from src.in_flight import RequestsInFlight, RpcsInFlight
+from src.images.fetch import ImageFetcher
 from src.lifecycle.ports import check_port_free
+from src.lifecycle.server_parent import server_parent_ended
 from src.lifecycle.startup_errors import brief_startup_errors
+from src.lifecycle.stop_signals import BEGIN_STOP, on_stop_signals
 from src.llm import Llm
-from src.observability.log_writer import stderr_writer
-from src.observability.sources import Sources
-from src.observability.telemetry import Telemetry, build_telemetry
+from src.logs.writer import stderr_writer
+from src.middleware.in_flight import RequestsInFlight, RpcsInFlight
+from src.middleware.websockets import websockets_as_http
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.rest import FastPath, build_endpoints, build_rest
+from src.rest.app import FastPath, build_endpoints, build_rest
 from src.runner import EncodedOutput, Runner
 from src.security import apply_security_middleware
-from src.util.probes import STATUS_PATH
-from src.util.server_parent import server_parent_ended
-from src.util.stop_signals import BEGIN_STOP, on_stop_signals
-from src.util.websockets import websockets_as_http
+from src.telemetry.build import Telemetry, build_telemetry
+from src.telemetry.sources import Sources
+from src.util.probe_paths import STATUS_PATH
 
 if TYPE_CHECKING:
-    from src.grpc_server import GrpcServer
+    from src.rpc.server import GrpcServer
 
 ACCEPTING_SECONDS = 0.2  # after SIGTERM; uvicorn closes its port within 0.1
 STATUS_FLUSH_SECONDS = 0.3  # beyond the grace period, to send the status of ended calls
@@ -248,7 +248,7 @@ class Lifespan:
     async def _start_grpc(self) -> None:
         if self._settings.grpc_enabled:
             # After the fork: grpc must not be loaded in a worker's parent.
-            from src.grpc_server import GrpcServer, PortShared
+            from src.rpc.server import GrpcServer, PortShared
 
             hooks = (RpcsInFlight(self._drain), *self._telemetry.rpc_hooks())
             self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._telemetry.listeners)

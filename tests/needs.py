@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from tests.live.service import ROOT
+from testing.service import ROOT
 
 # Command -> Debian's package.
 _PACKAGES = {

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from src.bulkhead import Bulkhead, places_of_share
-from src.caller import Caller, caller_at, set_caller
+from src.callers.caller import Caller, caller_at, set_caller
 from src.errors import Overloaded, ShareExceeded
 from src.util.rate import Rate
 

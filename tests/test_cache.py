@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from src.bulkhead import Bulkhead
 from src.cache import ENTRY_BYTES, EXPIRED_AT_ONCE, MAX_ENTRY_SHARE, CacheUse, FlowCache
-from src.caller import Caller, set_caller
+from src.callers.caller import Caller, set_caller
 from src.errors import ModelFailed, ShareExceeded
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import pytest
 from src import connection
 from src.connection import configure_httpx_defaults, provider_client
 from src.settings_loader import load_settings
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes.gemini import GeminiStandIn
 
 
 @pytest.fixture

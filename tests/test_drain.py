@@ -7,7 +7,7 @@ import pytest
 
 from src.drain import Drain
 from src.errors import ShuttingDown
-from src.in_flight import RequestsInFlight
+from src.middleware.in_flight import RequestsInFlight
 
 
 async def work(drain: Drain, until: asyncio.Event) -> str:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import src
-from src.observability.redaction import Redactor, client_text, escape_unprintable, only_colours
+from src.logs.redaction import Redactor, client_text, escape_unprintable, only_colours
 
 LARGE = 64 * 1024
 LIMIT = 10.0  # linear time grows by 4 from a quarter of that, quadratic time by 16

@@ -24,7 +24,7 @@ from genkit.model import ModelResponseChunk
 from genkit.plugin_api import wrap_http_error
 
 from src.bulkhead import Bulkhead
-from src.caller import caller_at, set_caller
+from src.callers.caller import caller_at, set_caller
 from src.circuit_breaker import CircuitBreaker
 from src.errors import (
     AnswerUnusable,

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.live.service import ROOT
+from testing.service import ROOT
 
 # Prints what the spans go to. Modules named on the command line are as good as not installed.
 STARTED = """
@@ -21,7 +21,7 @@ class Missing:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Missing())
 from src.settings_loader import load_settings
-from src.observability.logs import configure_logging
+from src.logs.setup import configure_logging
 from src.app_init import start_telemetry
 settings = load_settings()
 configure_logging(settings)
@@ -30,7 +30,7 @@ for thread in threading.enumerate():
     if thread.name == "exporter":
         thread.join(10)
 if provider is None:
-    print("nothing", "src.observability.traces" in sys.modules)
+    print("nothing", "src.telemetry.traces" in sys.modules)
 else:
     from opentelemetry import propagate
     [processor] = provider._active_span_processor._span_processors

@@ -19,12 +19,12 @@ from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.config import Settings
 from src.drain import Drain
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.llm import Llm
 from src.marks import Marks
 from src.runner import EncodedOutput, Runner
+from testing.small_service import OPERATIONS, ChatResponse, Flows, TranslationResponse, in_this_process
 from tests.models import Character
-from tests.small_service import OPERATIONS, ChatResponse, Flows, TranslationResponse, in_this_process
 
 SRC = Path(__file__).parent.parent / "src"
 
@@ -36,11 +36,11 @@ MAKERS = {
 }
 POOLS = {
     ("service", "Bulkhead"): "LLM calls: LLM_MAX_PER_CLIENT",
-    ("image_fetch", "Bulkhead"): "fetches, images in memory: a share each",
-    ("image_fetch", "NameLookup"): "look-ups: a share",
+    ("images.fetch", "Bulkhead"): "fetches, images in memory: a share each",
+    ("images.fetch", "NameLookup"): "look-ups: a share",
     ("bulkhead", "Semaphore"): "the places of a bulkhead",
-    ("util.name_lookup", "Lock"): "held for a count",
-    ("util.name_lookup", "Thread"): "counted as look-ups",
+    ("images.name_lookup", "Lock"): "held for a count",
+    ("images.name_lookup", "Thread"): "counted as look-ups",
     ("connection", "Limits"): "more connections than LLM calls by default, so these are shared out",
     ("connection", "AsyncClient"): "the same",
     ("service", "FlowCache"): "a client adds as much as its rate allows; others only lose hits",
@@ -48,7 +48,7 @@ POOLS = {
     ("service", "CircuitBreaker"): "content counts once for each caller",
 }
 # Made at start-up or at the end, for operators, whatever clients do.
-OPERATORS = ("app_init", "observability", "main", "asgi", "util.stop_signals", "lifecycle.ports", "util.shared_port")
+OPERATORS = ("app_init", "telemetry", "main", "asgi", "lifecycle", "rpc.shared_port")
 
 
 def makers() -> Iterator[tuple[str, str]]:

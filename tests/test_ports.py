@@ -5,12 +5,12 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from tests.live.service import ROOT
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.service import ROOT
 
 NAME_SOME = """
 import json, sys
-from tests.ports import free_port
+from testing.ports import free_port
 print(json.dumps([free_port() for _ in range(600)]), flush=True)
 sys.stdin.read()
 """

@@ -10,12 +10,12 @@ from genkit import ActionRunContext, Genkit, Media, Message, ModelRequest, Model
 from src import prompt
 from src.bulkhead import Bulkhead
 from src.errors import ModelFailed, ServiceError
-from src.image_fetch import FetchedImage
+from src.images.fetch import FetchedImage
 from src.llm import Llm
 from src.prompt import CallerText, Image, Instruction, PromptFile, free_text
 from src.request_guard import MAX_REQUEST_CHARS, check_request
+from testing.small_service import Translation
 from tests.prompts import FILES, HELLO, Say
-from tests.small_service import Translation
 
 pytestmark = pytest.mark.usefixtures("prompt_files")
 

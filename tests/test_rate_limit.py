@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from src.caller import NOBODY, Caller, current_caller
+from src.callers.caller import NOBODY, Caller, current_caller
 from src.rate_limit import Decision, MemoryBuckets, RateLimit, RateLimitMiddleware
 from src.util.client_address import TrustedProxies
 from src.util.rate import Rate

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.drain import Drain
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.llm import Llm
 from src.prompt import PROMPTS
 from src.runner import MAX_WAITING_CHUNKS, ChunkQueue, EncodedOutput, KeepAlive, Runner
-from tests.small_service import OPERATIONS, Flows, ImageRequest, in_this_process
+from testing.small_service import OPERATIONS, Flows, ImageRequest, in_this_process
 
 
 @given(texts=st.lists(st.text(min_size=1, max_size=5), max_size=300), read_first=st.integers(0, 300))

@@ -19,12 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import LogCapture
 
 from src.config import Settings
-from src.observability import access_log, failures
-from src.observability.access_log import AccessLines, EndedCall
+from src.logs import access as access_log
+from src.logs import failures
+from src.logs.access import AccessLines, EndedCall
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
 from src.settings_loader import load_settings
-from src.util.probes import PROBE_PATHS
+from src.util.probe_paths import PROBE_PATHS
 from src.util.rate import Rate
 
 REQUIRED = {
@@ -720,7 +721,7 @@ UNREAD: dict[str, dict[str, Any]] = {
 def test_a_client_that_does_not_read_holds_nothing(
     answer: str, read: int, logged: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.responses.SECONDS_TO_SEND", 0.01)
+    monkeypatch.setattr("src.middleware.responses.SECONDS_TO_SEND", 0.01)
     chosen = settings()
     store = Exhausted() if answer == "429" else MemoryBuckets()
     app = wrap(bare, layers(chosen, RateLimit(store, chosen.rate_limit)), chosen)

@@ -17,7 +17,7 @@ from tools.rename import PROTOS, ROOT, Refused, generate, git, need_clean
 
 OPERATIONS, FLOWS, SCHEMAS = "src/operations.py", "src/flows.py", "src/schemas.py"
 CONTRACT = "tests/test_contract.py"
-# Tests and benchmarks use flows of their own, `tests.small_service`, some under the same names.
+# Tests and benchmarks use flows of their own, `testing.small_service`, some under the same names.
 _PLACES = ("README.md", "docs", "src", ":!src/generated", ":!docs/performance")
 # For flows to come: the page about adding one uses them.
 _KEPT = {(SCHEMAS, "NonBlankText"), (FLOWS, "TEXT")}

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import ConfigError, Settings
-from src.observability.log_writer import is_terminal, stderr_writer
-from src.observability.redaction import hide_looks
+from src.logs.redaction import hide_looks
+from src.logs.writer import is_terminal, stderr_writer
 from src.settings_loader import env_name, load_settings, missing_env_file
 
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import httpx
 
-from src.util.text import replace_lone_escapes
+from src.util.surrogates import replace_lone_escapes
 
 MAX_EVENT = 4 * 1024 * 1024  # bytes of one line or event
 

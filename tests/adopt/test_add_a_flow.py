@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from testing.ports import free_port
+from testing.service import ROOT
 from tests.docs.blocks import Command, Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT
-from tests.ports import free_port
 
 PAGE = ROOT / "docs/add-a-flow.md"
 

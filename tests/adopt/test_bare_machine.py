@@ -18,10 +18,10 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
+from testing.ports import free_port
 from tests.docs.blocks import Reader, steps_of
 from tests.docs.checkout import commit, lend_node_packages, repository, script
 from tests.live.test_run_sh import TOOLS
-from tests.ports import free_port
 
 # Besides what run.sh uses: what pages and tests take from every machine.
 ALWAYS_THERE = (*TOOLS, "cp", "cut", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "tee", "uniq", "wc")

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testing.service import SAMPLES, Service
 from tests.docs.checkout import commit, repository
-from tests.live.service import SAMPLES, Service
 from tools.rename import Names, Refused, rename
 
 OLD = Names.of_tree(Path(__file__).resolve().parent.parent.parent)

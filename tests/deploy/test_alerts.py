@@ -13,12 +13,12 @@ import grpc
 import pytest
 import yaml
 
-from docs.site.watching import GRAFANA, ROOT, alerts
 from src.errors import ServiceError
-from src.observability.metrics import LATENCIES, ROUTES, RPCS
 from src.operations import OPERATIONS
-from src.util.probes import PROBE_PATHS
+from src.telemetry.metrics import LATENCIES, ROUTES, RPCS
+from src.util.probe_paths import PROBE_PATHS
 from tests.needs import needs
+from tools.site.watching import GRAFANA, ROOT, alerts
 
 JOB = "hardened-genkit-service"
 RULES = GRAFANA / "alerts.yaml"

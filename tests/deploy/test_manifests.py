@@ -20,13 +20,13 @@ from jsonschema import ValidationError
 
 from src.app_init import PLATFORMS
 from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret
-from src.grpc_server import LIMITS, SERVICE_DESCRIPTOR
 from src.lifecycle.flags import parse_flags
+from src.rpc.server import LIMITS, SERVICE_DESCRIPTOR
 from src.settings_loader import load_settings
-from src.util.probes import LIVENESS_PATHS, READINESS_PATHS
+from src.util.probe_paths import LIVENESS_PATHS, READINESS_PATHS
+from testing.ports import free_port
+from testing.service import Service
 from tests.deploy.schemas import KUBERNETES_VERSIONS, Manifest, check_cloud_run, check_kubernetes
-from tests.live.service import Service
-from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLOUD_RUN = ROOT / "deploy" / "cloudrun"

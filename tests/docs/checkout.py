@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.live.service import ROOT
+from testing.service import ROOT
 
 
 def repository(folder: Path) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from docs.site.bounds import BOUNDS, OTHERS, bounds, bounds_tables, is_setting, outcomes, value_of, written
 from src.config import Settings
-from src.grpc_server import LIMITS
-from tests.live.service import ROOT
+from src.rpc.server import LIMITS
+from testing.service import ROOT
+from tools.site.bounds import BOUNDS, OTHERS, bounds, bounds_tables, is_setting, outcomes, value_of, written
 
 
 def numeric_settings() -> Iterator[str]:
@@ -25,7 +25,7 @@ def numeric_constants() -> Iterator[str]:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             yield from (f"{module}.{name}" for name in numbers_of(node))
-    yield from (f"src.grpc_server.LIMITS[{name}]" for name, _ in LIMITS)
+    yield from (f"src.rpc.server.LIMITS[{name}]" for name, _ in LIMITS)
 
 
 def numbers_of(node: ast.stmt) -> list[str]:
@@ -92,7 +92,7 @@ def test_values_are_those_of_the_code() -> None:
     assert value_of("MAX_BODY_SIZE") == Settings(model="offline/demo").max_body_size
     assert value_of("REQUEST_TIMEOUT") == 125
     assert value_of("RATE_LIMIT_DEFAULT") == "60/minute"
-    assert value_of("src.grpc_server.LIMITS[grpc.max_concurrent_streams]") == 100
+    assert value_of("src.rpc.server.LIMITS[grpc.max_concurrent_streams]") == 100
     shown = bounds_tables()
     assert all(written(bound) in shown for bound in bounds())
 

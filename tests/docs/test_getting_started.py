@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from testing.ports import free_port
+from testing.service import ROOT
 from tests.docs.blocks import Command, Interrupt, Reader, fences_of, matches, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT
 from tests.needs import needs
-from tests.ports import free_port
 
 PAGE = ROOT / "docs/getting-started.md"
 ADDRESS = "https://github.com/your-team/hardened-genkit-service.git"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from testing.service import BIN, COMMANDS, ROOT, SAMPLES, Service
 from tests.docs.blocks import fences_of, matches
-from tests.live.service import BIN, COMMANDS, ROOT, SAMPLES, Service
 from tests.needs import missing, needs
 
 README = ROOT / "README.md"

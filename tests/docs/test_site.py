@@ -17,13 +17,6 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import pytest
 from mkdocs.exceptions import PluginError
 
-from docs.site import diagrams, imports
-from docs.site.breaker_states import Transition, transitions
-from docs.site.chain import chain
-from docs.site.errors_table import failures
-from docs.site.hooks import PARTS, on_page_markdown, part
-from docs.site.markdown_table import table
-from docs.site.watching import alerts
 from src.circuit_breaker import State
 from src.config import Settings
 from src.errors import (
@@ -36,11 +29,18 @@ from src.errors import (
     UpstreamTimedOut,
 )
 from src.operations import OPERATIONS
+from testing.ports import free_port
+from testing.service import ROOT
 from tests.docs.blocks import Reader, fences_of, steps_of
 from tests.docs.checkout import lend_environment, offline_env, repository
-from tests.live.service import ROOT
 from tests.needs import needs, require
-from tests.ports import free_port
+from tools.site import diagrams, imports
+from tools.site.breaker_states import Transition, transitions
+from tools.site.chain import chain
+from tools.site.errors_table import failures
+from tools.site.hooks import PARTS, on_page_markdown, part
+from tools.site.markdown_table import table
+from tools.site.watching import alerts
 
 DOCS = ROOT / "docs"
 
@@ -223,12 +223,12 @@ def test_imports_are_found_wherever_they_stand() -> None:
     """At the top, inside a function, of a module by its package."""
     found = imports.imports()
     assert found >= {
-        ("service", "rest"),
-        ("service", "grpc_server"),
+        ("service", "rest.app"),
+        ("service", "rpc.server"),
         ("operations", "schemas"),
         ("config", "util.rate"),
     }
-    assert ("rest", "grpc_server") not in found
+    assert ("rest.app", "rpc.server") not in found
 
 
 def test_of_arrows_those_that_longer_ways_imply_are_left_out() -> None:

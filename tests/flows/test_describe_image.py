@@ -2,7 +2,7 @@
 
 import asyncio
 
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.schemas import ImageRequest
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import Service
 from tests.fuzz.checks import CANARY, seen
 from tests.fuzz.probe import StallProbe, resident_bytes, worker_of
-from tests.live.service import Service
 
 MAX_STALL_SECONDS = 0.25
 SLOW_SECONDS = 0.15  # an example that took longer is followed by a whole probe, so that its stall is known as its own

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.live.service import Service
+from testing.service import Service
 
 PAUSE_SECONDS = 0.01
 GIVE_UP_SECONDS = 10.0

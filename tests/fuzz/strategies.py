@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from src.operations import Operation
+from testing.small_service import OPERATIONS
 from tests.fuzz.checks import CANARY
-from tests.small_service import OPERATIONS
 
 # What something, somewhere, reads a meaning into. Addresses are of this machine, at a port that is closed.
 TOKENS = (

@@ -7,14 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import Service
+from testing.small_service import OPERATIONS
 from tests.fuzz import wire
 from tests.fuzz.checks import CANARY, check_answer
 from tests.fuzz.conftest import Hunt
 from tests.fuzz.strategies import bodies, bytes_or_text, mutated
-from tests.live.service import Service
-from tests.small_service import OPERATIONS
 
 Watched = Callable[[Callable[[], None]], None]
 

@@ -6,12 +6,12 @@ from typing import Any
 import grpc
 from hypothesis import strategies as st
 
+from testing.service import Service
+from testing.small_service import OPERATIONS, SERVICE
 from tests.fuzz import wire
 from tests.fuzz.checks import CANARY, check_rpc
 from tests.fuzz.conftest import Hunt
 from tests.fuzz.strategies import bytes_or_text, mutated, texts
-from tests.live.service import Service
-from tests.small_service import OPERATIONS, SERVICE
 
 Watched = Callable[[Callable[[], None]], None]
 

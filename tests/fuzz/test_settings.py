@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from src.config import ConfigError, Settings, is_secret
 from src.settings_loader import load_settings
+from testing.ports import free_port
+from testing.service import ROOT
 from tests.fuzz.checks import CANARY
 from tests.fuzz.conftest import Hunt
 from tests.fuzz.strategies import texts
-from tests.live.service import ROOT
-from tests.ports import free_port
 
 NAMES = [name.upper() for name in Settings.model_fields]
 SECRETS = {name.upper() for name, field in Settings.model_fields.items() if is_secret(field)}

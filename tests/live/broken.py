@@ -4,7 +4,7 @@ from genkit import ActionRunContext
 from starlette.types import ASGIApp
 
 from src import asgi, service
-from tests.small_service import ChatRequest, ChatResponse, Flows, StoryRequest, StoryResponse
+from testing.small_service import ChatRequest, ChatResponse, Flows, StoryRequest, StoryResponse
 
 
 class BrokenFlows(Flows):

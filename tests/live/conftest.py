@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes.gemini import GeminiStandIn
 
 
 @pytest.fixture

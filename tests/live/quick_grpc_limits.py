@@ -10,7 +10,7 @@ from src import asgi
 
 def create_app() -> ASGIApp:
     """As the real one."""
-    from src import grpc_server  # after the fork
+    from src.rpc import server as grpc_server  # after the fork
 
     replaced = json.loads(os.environ["GRPC_LIMITS"])
     assert replaced.keys() <= dict(grpc_server.LIMITS).keys()

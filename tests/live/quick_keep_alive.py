@@ -2,7 +2,8 @@
 
 from starlette.types import ASGIApp
 
-from src import asgi, rest_endpoints
+from src import asgi
+from src.rest import endpoints as rest_endpoints
 
 
 def create_app() -> ASGIApp:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from src.observability.log_writer import MAX_QUEUED_BYTES
-from tests.live.service import Service
-from tests.small_service import pb
+from src.logs.writer import MAX_QUEUED_BYTES
+from testing.service import Service
+from testing.small_service import pb
 
 LONG_PATH = "/" + "%F3%A0%80%81" * 256  # a character that is logged as ten
 LINE_BYTES = 2800

@@ -14,13 +14,13 @@ import httpx
 import pytest
 import yaml
 
-from docs.site.watching import GRAFANA, alerts
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.needs import needs
-from tests.ports import free_port
-from tests.small_service import pb
+from tools.site.watching import GRAFANA, alerts
 
 JOB = "hardened-genkit-service"
 SECONDS = 30.0  # within which Prometheus sees a change; it looks every two seconds

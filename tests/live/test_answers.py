@@ -8,10 +8,10 @@ import grpc
 import httpx
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import Behaviour, GeminiStandIn
-from tests.live.service import COMMANDS, Service
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import Behaviour, GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.test_security import REQUIRED
 
 ORIGIN = "https://app.test"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.service import Service
+from testing.small_service import pb
 
 JSON = b"content-type: application/json\r\n"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import Service
+from testing.small_service import pb
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 STREAMS = 100  # of one connection

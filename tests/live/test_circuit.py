@@ -13,10 +13,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from src.errors import CircuitOpen
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import Service
+from testing.small_service import pb
 
 RECOVERY = 1.5
 

@@ -10,7 +10,7 @@ import h2.events
 import h2.settings
 
 from src.main import MAX_STREAMS
-from tests.live.service import COMMANDS, Service
+from testing.service import COMMANDS, Service
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"a" * 8

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.live.service import ROOT, Service
+from testing.service import ROOT, Service
+from testing.small_service import pb
 from tests.needs import needs, require
-from tests.small_service import pb
 
 SCRIPTS = ROOT / "tests/live/browser"
 

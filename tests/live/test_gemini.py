@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import Behaviour, Gate, GeminiStandIn
-from tests.live.service import Service
-from tests.ports import free_port
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import Behaviour, Gate, GeminiStandIn
+from testing.ports import free_port
+from testing.service import Service
+from testing.small_service import pb
 
 # One call of the model for each request, whatever came before.
 UNGUARDED = {"CB_ENABLED": "false", "CACHE_ENABLED": "false"}

@@ -9,13 +9,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.grpc_hooks import PROBE_METHODS
-from src.grpc_server import GrpcServer
 from src.rate_limit import MemoryBuckets, RateLimit
+from src.rpc.hooks import PROBE_METHODS
+from src.rpc.server import GrpcServer
 from src.settings_loader import load_settings
+from testing.service import Service
+from testing.small_service import in_this_process, pb
 from tests.live.raw_h2 import RawRpcs, frame
-from tests.live.service import Service
-from tests.small_service import in_this_process, pb
 
 OK, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 4, 5, 8, 12, 14
 CHECK, WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"

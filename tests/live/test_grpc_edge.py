@@ -10,12 +10,12 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from tests import small_service
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
+from testing import small_service
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import Service
+from testing.small_service import pb
 from tests.live.raw_h2 import RawRpcs, frame
-from tests.live.service import Service
-from tests.small_service import pb
 
 CHAT = "/genkit.sample.v1.GenkitService/PirateChat"
 

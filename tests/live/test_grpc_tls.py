@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
-from tests import small_service
+from testing import small_service
+from testing.service import Service
+from testing.small_service import pb
 from tests.certificates import Authority, Issued
-from tests.live.service import Service
-from tests.small_service import pb
 
 
 @pytest.fixture(scope="module")

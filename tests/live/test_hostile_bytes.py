@@ -11,10 +11,10 @@ import h2.connection
 import httpx
 import pytest
 
-from tests.fakes.sinks import OtlpOverHttp
-from tests.live.service import COMMANDS, Service
+from testing.fakes.sinks import OtlpOverHttp
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
 from tests.live.test_attacks import HTTP2, raw
-from tests.ports import free_port
 
 ALLOWED = ("path", "method", "request_id", "operation")
 

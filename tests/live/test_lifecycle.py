@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 from src import __version__
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.ports import free_port
+from testing.service import COMMANDS, ROOT, SAMPLES, Service
+from testing.small_service import pb
 from tests.live import counted
-from tests.live.service import COMMANDS, ROOT, SAMPLES, Service
-from tests.ports import free_port
-from tests.small_service import pb
 
 # uvicorn's own command raises the signal again when it is done: the drain is clean, the status says "by signal".
 EXIT_STATUS = {"uvicorn": -15}

@@ -12,12 +12,12 @@ from typing import Any
 import grpc
 import httpx
 
-from tests import small_service
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
+from testing import small_service
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.live import counted
-from tests.live.service import COMMANDS, Service
-from tests.small_service import pb
 
 TRANSLATION = gemini.text('{"translated_text":"bonjour","confidence":"high"}')
 # One process, whose sockets and memory can be looked at.

@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.live.test_lifecycle import EXIT_STATUS
-from tests.small_service import pb
 
 KEY, TOKEN, PROMPT, ANSWER = "canary-key-77", "canary-token-77", "canary prompt", "canary answer"
 

@@ -15,11 +15,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
-from tests.ports import free_port
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

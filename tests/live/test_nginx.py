@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
 from tests.needs import needs
-from tests.ports import free_port
 
 READ_TIMEOUT = 1  # seconds; nginx's own is 60
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from src.errors import ServiceError
-from tests.live.service import BIN, ROOT, Service
-from tests.small_service import OPERATIONS
+from testing.service import BIN, ROOT, Service
+from testing.small_service import OPERATIONS
 
 
 @pytest.fixture(scope="module")

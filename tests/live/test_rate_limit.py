@@ -12,8 +12,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.service import Service
+from testing.small_service import pb
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import COMMANDS, Service
 from tests.live.test_attacks import raw
 
 SERVERS = [name for name in COMMANDS if not name.startswith("python")]

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import ROOT
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.service import ROOT
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TOOLS = ("bash", "dirname", "basename", "cksum", "tr", "rm", "tail", "grep", "touch", "cat", "env")

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.fakes.sentry import SentrySink
-from tests.live.service import COMMANDS, ROOT, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.fakes.sentry import SentrySink
+from testing.service import COMMANDS, ROOT, Service
+from testing.small_service import pb
 from tests.live.test_hostile_bytes import attack
 from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
 from tests.live.test_trace_headers import ask, assert_no_trace_is_sent_on
-from tests.small_service import pb
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from src.grpc_server import to_message
 from src.operations import Operation
-from tests import small_service
-from tests.live.service import COMMANDS, Service
-from tests.small_service import OPERATIONS, SERVICE, pb
+from src.rpc.server import to_message
+from testing import small_service
+from testing.service import COMMANDS, Service
+from testing.small_service import OPERATIONS, SERVICE, pb
 
 UNARY = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if not operation.streamed]
 STREAMED = [pytest.param(operation, id=operation.path) for operation in OPERATIONS if operation.streamed]

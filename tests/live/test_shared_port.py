@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from src.generated import service_pb2 as pb
-from tests.live.service import COMMANDS, ROOT, Service
+from testing.ports import free_port
+from testing.service import COMMANDS, ROOT, Service
 from tests.live.test_shutdown import eventually
-from tests.ports import free_port
 
 TWO = ["--workers", "2"]
 EVERY = {

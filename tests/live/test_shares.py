@@ -9,10 +9,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import Service
+from testing.small_service import pb
 
 HOSTILE, HONEST = "203.0.113.1", "203.0.113.2"
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="

@@ -16,11 +16,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.service import ACCEPTING_SECONDS
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.live.test_lifecycle import EXIT_STATUS
-from tests.small_service import pb
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # Several workers of hypercorn learn of the stop by a closed door alone: their parent does not pass the signal on.

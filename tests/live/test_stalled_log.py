@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.live.service import COMMANDS
+from testing.service import COMMANDS
 from tests.live.stalled_log import check_an_unread_log
 from tests.live.test_lifecycle import EXIT_STATUS
 

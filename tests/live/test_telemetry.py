@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.fakes.sinks import OtlpOverGrpc, OtlpOverHttp, Spans
-from tests.live.service import COMMANDS, ROOT, Service
-from tests.small_service import pb
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.fakes.sinks import OtlpOverGrpc, OtlpOverHttp, Spans
+from testing.service import COMMANDS, ROOT, Service
+from testing.small_service import pb
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -86,8 +86,8 @@ def test_without_a_platform_there_is_no_trace() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "src.observability.traces",
-        "src.observability.metrics",
+        "src.telemetry.traces",
+        "src.telemetry.metrics",
         "sentry_sdk",
     ],
 )

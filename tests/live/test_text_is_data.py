@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 from src.generated import service_pb2, service_pb2_grpc
-from src.grpc_server import SERVICE_DESCRIPTOR
 from src.operations import OPERATIONS, Operation
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
+from src.rpc.server import SERVICE_DESCRIPTOR
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import SAMPLES, Service
 from tests.hostile_texts import hostile_texts
-from tests.live.service import SAMPLES, Service
 
 KEPT = 2000  # characters of free text
 SECONDS = 5  # no text may make a request slow

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.fakes.gemini import GeminiStandIn
-from tests.fakes.sinks import OtlpOverHttp
-from tests.live.service import Service
-from tests.small_service import pb
+from testing.fakes.gemini import GeminiStandIn
+from testing.fakes.sinks import OtlpOverHttp
+from testing.service import Service
+from testing.small_service import pb
 
 # Low ids and a low number are what a ratio samples first.
 FORGED = {

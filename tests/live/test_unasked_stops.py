@@ -15,13 +15,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.util.server_parent import LOOK_SECONDS
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from src.lifecycle.server_parent import LOOK_SECONDS
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.live.test_lifecycle import assert_refused
 from tests.live.test_shutdown import eventually, is_ready, is_serving
-from tests.small_service import pb
 
 MAX_REQUESTS = 40
 LIMITED = {

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.live.service import COMMANDS, ROOT
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.service import COMMANDS, ROOT
 
 CANARY = "canary-of-a-secret"
 LATIN_1 = "MODEL=offline/demo\n# für".encode("latin-1")

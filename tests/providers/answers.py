@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from hypothesis import strategies as st
 
-from src.util.text import replace_lone_surrogates
-from tests.fakes.provider import Framing, Played
+from src.util.surrogates import replace_lone_surrogates
+from testing.fakes.provider import Framing, Played
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -17,20 +17,20 @@ from src.bulkhead import Bulkhead
 from src.cache import FlowCache
 from src.circuit_breaker import CircuitBreaker
 from src.drain import Drain
-from src.grpc_server import GrpcServer
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.llm import Llm
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.rest import build_endpoints, build_rest
+from src.rest.app import build_endpoints, build_rest
+from src.rpc.server import GrpcServer
 from src.runner import EncodedOutput, Runner
 from src.security import apply_security_middleware
 from src.settings_loader import load_settings
-from src.util.text import replace_lone_surrogates
-from tests import small_service
-from tests.fakes.provider import Played, ProviderStandIn
-from tests.ports import free_port
+from src.util.surrogates import replace_lone_surrogates
+from testing import small_service
+from testing.fakes.provider import Played, ProviderStandIn
+from testing.ports import free_port
+from testing.small_service import OPERATIONS, Flows, pb
 from tests.providers.answers import Case, Format
-from tests.small_service import OPERATIONS, Flows, pb
 
 GRPC_CODES = {
     "ok": grpc.StatusCode.OK,

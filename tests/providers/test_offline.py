@@ -14,15 +14,15 @@ from pydantic import BaseModel
 
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
-from src.image_fetch import FetchedImage
+from src.images.fetch import FetchedImage
 from src.llm import Llm
 from src.prompt import CallerText, Image
 from src.providers import offline
 from src.providers.offline import Instance
 from src.settings_loader import load_settings
+from testing.small_service import Translation
 from tests.models import Character
 from tests.prompts import HELLO, Say, saying
-from tests.small_service import Translation
 
 
 @pytest.fixture(scope="module")

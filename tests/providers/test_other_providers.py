@@ -17,15 +17,15 @@ from pydantic import ValidationError
 from src.app_init import build_genkit
 from src.bulkhead import Bulkhead
 from src.errors import ModelFailed, TimedOut
-from src.image_fetch import ImageFetcher
+from src.images.fetch import ImageFetcher
 from src.llm import Llm
 from src.marks import collecting_marks
 from src.prompt import CallerText, PromptFile
 from src.settings_loader import load_settings
-from src.util.text import replace_lone_surrogates
+from src.util.surrogates import replace_lone_surrogates
+from testing.small_service import ChatRequest, Flows, ImageRequest, StoryRequest, TranslateRequest, Translation
 from tests.hostile_texts import hostile_texts
 from tests.prompts import HELLO
-from tests.small_service import ChatRequest, Flows, ImageRequest, StoryRequest, TranslateRequest, Translation
 
 TEXT = "Bonjour le monde"
 JSON_TEXT = '{"translated_text":"Bonjour","confidence":"high"}'

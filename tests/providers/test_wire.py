@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from src.providers import wire
 from src.providers.wire import respell
-from src.util.text import replace_lone_surrogates
+from src.util.surrogates import replace_lone_surrogates
 
 # With all that Python and httpx take for line ends, and lone surrogates, which can only be escaped.
 STRINGS = st.text(st.sampled_from('a"\\/ :\u2028\u2029\x85\u00e9\u20ac\U0001f600\ud83d\ude00\r\n'), max_size=12)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import NoReturn
 
-from src.image_fetch import MAX_BYTES
+from src.images.fetch import MAX_BYTES
+from testing.small_service import SERVICE, pb
 from tests.fuzz import wire
-from tests.small_service import SERVICE, pb
 from tests.stress.local_images import SILENT
 
 HOSTILE = "127.0.0.2"  # the victim is 127.0.0.1

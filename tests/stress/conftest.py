@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.live.service import COMMANDS
+from testing.service import COMMANDS
 
 # One row a server, started by its own command.
 SERVERS = [name for name in COMMANDS if not name.startswith("python")]
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fill in the argument `server` of a test: a name of `tests.live.service.COMMANDS`."""
+    """Fill in the argument `server` of a test: a name of `testing.service.COMMANDS`."""
     if "server" not in metafunc.fixturenames:
         return
     if metafunc.config.getoption("--all-servers"):

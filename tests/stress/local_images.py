@@ -12,8 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from src import asgi, service
-from src.image_fetch import ImageFetcher
-from src.util.name_lookup import NameLookup
+from src.images.fetch import ImageFetcher
+from src.images.name_lookup import NameLookup
 
 SILENT = ".silent.test"
 SILENT_SECONDS = 30.0

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.ports import free_port
 from tests.live.test_alerts import Prometheus, two_workers
 from tests.needs import needs
-from tests.ports import free_port
 
 NAME = "GenkitServiceCircuitOpen"
 

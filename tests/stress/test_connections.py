@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import httpx
 
-from src.util.open_files import raise_open_file_limit
-from tests.live.service import COMMANDS, ROOT, Service
+from src.lifecycle.open_files import raise_open_file_limit
+from testing.service import COMMANDS, ROOT, Service
 
 MANY = 1_100
 HEALTH_SECONDS = 3.0

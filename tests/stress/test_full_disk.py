@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import COMMANDS, Service
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to mount a disk that is full")
 

@@ -10,9 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from benchmarks.load import megabytes
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.live.raw_h2 import RawRpcs, frame
-from tests.live.service import COMMANDS, Service
-from tests.small_service import pb
 
 CONNECTIONS, STREAMS = 3, 100
 SECONDS = 3  # REQUEST_TIMEOUT

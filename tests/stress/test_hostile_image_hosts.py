@@ -11,11 +11,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from src.caller import Caller, set_caller
+from src.callers.caller import Caller, set_caller
 from src.errors import InvalidInput
-from src.image_fetch import MAX_FETCHES, ImageFetcher
-from src.util.name_lookup import Address
-from tests.ports import free_port
+from src.images.fetch import MAX_FETCHES, ImageFetcher
+from src.images.name_lookup import Address
+from testing.ports import free_port
 
 MAX_LAG = 0.25
 ROUNDS = 10

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from src.config import Settings
-from src.image_fetch import MAX_IMAGES
-from tests.live.service import COMMANDS, ROOT, Service
-from tests.ports import free_port
+from src.images.fetch import MAX_IMAGES
+from testing.ports import free_port
+from testing.service import COMMANDS, ROOT, Service
 from tests.stress import attacks
 from tests.stress.test_one_against_another import running
 

@@ -12,12 +12,12 @@ import grpc
 import httpx
 import pytest
 
-from tests import small_service
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
-from tests.ports import free_port
-from tests.small_service import pb
+from testing import small_service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.stress import attacks
 from tests.stress.attacks import ATTACKS, Target
 

@@ -13,11 +13,11 @@ import grpc
 import httpx
 import pytest
 
-from tests import small_service
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import COMMANDS, Service
-from tests.small_service import pb
+from testing import small_service
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import COMMANDS, Service
+from testing.small_service import pb
 from tests.stress.test_workers import REPLACING, workers
 
 CALLS_A_SECOND = 20

@@ -1,6 +1,6 @@
 """A log that nobody reads holds nothing up, whichever server runs the service, with however many workers."""
 
-from tests.live.service import COMMANDS
+from testing.service import COMMANDS
 from tests.live.stalled_log import check_an_unread_log
 from tests.live.test_lifecycle import EXIT_STATUS
 

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.fakes import gemini
-from tests.fakes.gemini import GeminiStandIn
-from tests.live.service import COMMANDS, Service
+from testing.fakes import gemini
+from testing.fakes.gemini import GeminiStandIn
+from testing.service import COMMANDS, Service
 from tests.live.test_lifecycle import EXIT_STATUS
 
 GRACE = 3

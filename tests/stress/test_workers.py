@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.service import COMMANDS, Service
+from testing.ports import free_port
+from testing.service import COMMANDS, Service
 from tests.live.test_metrics import scraped
-from tests.ports import free_port
 
 RECOVERY_SECONDS = 5.0
 PYTHON = COMMANDS["python -m src, 2 workers"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.operations import OPERATIONS, Operation
-from tests.live.service import ROOT
+from testing.service import ROOT
 from tools.remove_flow import EXAMPLE, find, need_no_call, remove_from_pages, without_rpc
 from tools.rename import Refused
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.advisories import ADVISORY, PACKAGE, VERSION, advisories
+from testing.fakes.advisories import ADVISORY, PACKAGE, VERSION, advisories
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLEAN = (ROOT / "requirements" / "runtime.txt").read_text()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.util.hash import cache_key
-from tests.small_service import TranslateRequest
+from testing.small_service import TranslateRequest
 
 REQUESTS = st.builds(TranslateRequest, text=st.text(max_size=9).filter(str.strip), target_language=st.text(max_size=9))
 

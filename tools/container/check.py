@@ -24,9 +24,9 @@ import grpc
 import httpx
 
 from src.generated import service_pb2
-from tests.fakes import gemini
-from tests.fakes.gemini import Gate, GeminiStandIn
-from tests.live.service import Service
+from testing.fakes import gemini
+from testing.fakes.gemini import Gate, GeminiStandIn
+from testing.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = "localhost/hardened-genkit-service:check"

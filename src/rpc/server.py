@@ -1,0 +1,218 @@
+"""The gRPC adapter: a grpc.aio server made from the operation rows."""
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from pydantic import BaseModel
+
+from src.config import Settings
+from src.generated import service_pb2
+from src.lifecycle.server_parent import main_processes
+from src.logs.access import AccessLines, CallListener
+from src.operations import OPERATIONS, Operation
+from src.rate_limit import RateLimit
+from src.rpc.aio import Server
+from src.rpc.errors import Context
+from src.rpc.health import SERVICE_NAME as HEALTH_SERVICE
+from src.rpc.health import HealthService
+from src.rpc.hooks import RpcHook, current_rpc
+from src.rpc.interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
+from src.rpc.shared_port import is_shared_with_strangers
+from src.runner import EncodedOutput, Runner
+from src.schemas import HealthResponse
+from src.util.client_address import TrustedProxies
+
+SERVICE_DESCRIPTOR = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
+
+# What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
+LIMITS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # `keepalive_timeout_ms` has no effect beside its default of a minute
+    ("grpc.keepalive_permit_without_calls", 1),  # pings of idle clients are no offence, if they are not too frequent
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_metadata_size", 16_384),
+    # A client looks names up when it connects: only one that has to do so anew finds servers that came later.
+    ("grpc.max_connection_age_ms", 1_800_000),
+)
+
+
+class PortShared(RuntimeError):
+    """Another service listens at the gRPC port, and would get a part of the connections."""
+
+
+class GrpcServer:
+    """The gRPC side of one process: all operations, `grpc.health.v1`, and reflection in debug only.
+
+    It has to be made inside the process, and the event loop, that serves it.
+
+    Args:
+        hooks: Around all others, for the drain and traces.
+        listeners: Get the record of each RPC that has ended, as the access log does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        runner: Runner,
+        limit: RateLimit,
+        hooks: Sequence[RpcHook] = (),
+        listeners: Sequence[CallListener] = (),
+    ) -> None:
+        self._health = HealthService([SERVICE_DESCRIPTOR.full_name])
+        logging = GrpcLoggingInterceptor((AccessLines(settings).write, *listeners))
+        self._interceptor = RpcInterceptor(
+            (*hooks, logging, GrpcRateLimitInterceptor(limit)),
+            timeout=settings.request_timeout,
+            proxies=TrustedProxies(settings.trusted_proxy_networks),
+            operations={f"/{SERVICE_DESCRIPTOR.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
+        )
+        self._server = Server(
+            interceptors=(self._interceptor,),
+            options=(
+                *LIMITS,
+                ("grpc.so_reuseport", int(bool(main_processes()))),  # only workers have somebody to share the port with
+                ("grpc.max_receive_message_length", settings.max_body_size),
+                ("grpc.max_connection_idle_ms", settings.keep_alive_timeout * 1000),
+                ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
+            ),
+        )
+        self._server.add_registered_method_handlers(SERVICE_DESCRIPTOR.full_name, _service_handlers(runner))
+        self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health.handlers())
+        if settings.debug:
+            _enable_reflection(self._server)
+        self._credentials = _credentials(settings)
+        self._host, self._port = settings.host, settings.grpc_port
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The full names of all RPCs that it serves."""
+        return frozenset(self._server.methods)
+
+    async def start(self) -> None:
+        """Listen, and report SERVING. Raises RuntimeError if the port can't be bound, or is another service's."""
+        self._refuse_strangers()
+        address = f"{_bracketed(self._host)}:{self._port}"
+        if self._credentials is None:
+            self._server.add_insecure_port(address)
+        else:
+            self._server.add_secure_port(address, self._credentials)
+        self._refuse_strangers()  # one that was started at the same moment
+        await self._server.start()
+        self._health.start()
+
+    def _refuse_strangers(self) -> None:
+        if is_shared_with_strangers(self._host, self._port, main_processes()):
+            raise PortShared("another service listens at the port")
+
+    def set_not_serving(self) -> None:
+        """Report NOT_SERVING, and end health watches."""
+        self._health.stop()
+
+    def end_waiting(self) -> None:
+        """End RPCs whose message has not arrived."""
+        self._interceptor.stop()
+
+    async def ended(self) -> None:
+        """Return when it accepts no RPC any more: it was stopped, or has crashed."""
+        await self._server.ended.wait()
+
+    async def stop(self, grace: float) -> None:
+        """Accept no RPC any more, and give those in flight `grace` seconds to finish; another call may shorten that."""
+        await self._server.stop(grace)
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """TLS with the configured certificate, and clients' certificates required where their authority is named."""
+    if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
+        return None
+    authority = settings.grpc_tls_client_ca.read_bytes() if settings.grpc_tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(settings.grpc_tls_key.read_bytes(), settings.grpc_tls_cert.read_bytes())],
+        root_certificates=authority,
+        require_client_auth=authority is not None,
+    )
+
+
+def _enable_reflection(server: Any) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    names = (SERVICE_DESCRIPTOR.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _service_handlers(runner: Runner) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    handlers = {op.rpc: _operation_handler(op, runner) for op in OPERATIONS}
+    # Its request is empty, so it is not waited for.
+    handlers["Health"] = grpc.stream_unary_rpc_method_handler(
+        _health,
+        response_serializer=service_pb2.HealthResponse.SerializeToString,
+    )
+    return handlers
+
+
+async def _health(_requests: object, _context: Context) -> Message:
+    return service_pb2.HealthResponse(status=HealthResponse().status)
+
+
+def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodHandler[Any, Any]":
+    method = SERVICE_DESCRIPTOR.methods_by_name[operation.rpc]
+    request_type = _message_class(method.input_type)
+    response_type = _message_class(method.output_type)
+
+    def encode(output: BaseModel) -> bytes:
+        return to_message(operation, output, response_type).SerializeToString()
+
+    async def unary(request: Message, _context: Context) -> bytes:
+        input = to_input(operation, request)
+        result, _ = await runner.run(operation, input)
+        _send_marks(result)
+        return result.encoded(encode)
+
+    async def stream(request: Message, _context: Context) -> AsyncIterator[Message]:
+        async with aclosing(runner.stream(operation, to_input(operation, request))) as items:
+            async for item in items:
+                if isinstance(item, str):
+                    yield response_type(text=item)
+                else:
+                    _send_marks(item)
+
+    if operation.streamed:
+        return grpc.unary_stream_rpc_method_handler(stream, request_type.FromString, response_type.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(unary, request_type.FromString)
+
+
+def _send_marks(result: EncodedOutput) -> None:
+    if result.marks.truncated:
+        current_rpc().trailers.append(("x-truncated", "1"))
+
+
+def _message_class(descriptor: Descriptor) -> type[Message]:
+    found: type[Message] = getattr(service_pb2, descriptor.name)
+    return found
+
+
+def to_input(operation: Operation, request: Message) -> BaseModel:
+    """The request as the flow's input; a field that is unset or empty takes the model's default.
+
+    Raises:
+        pydantic.ValidationError: a limit is broken.
+    """
+    return operation.input.model_validate({field.name: value for field, value in request.ListFields()})
+
+
+def to_message(operation: Operation, output: BaseModel, response_type: type[Message]) -> Message:
+    """The flow's output as the RPC's answer."""
+    if operation.json_field:
+        return response_type(**{operation.json_field: output.model_dump_json(by_alias=True)})
+    return response_type(**output.model_dump(exclude_none=True))
