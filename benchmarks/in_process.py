@@ -19,7 +19,7 @@ from src.bulkhead import Bulkhead
 from src.config import Settings
 from src.logs.writer import stderr_writer
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.security import layers, wrap
+from src.security import header_policy, layers, wrap
 from src.settings_loader import load_settings
 from testing.small_service import ChatRequest, Flows, in_this_process
 
@@ -99,8 +99,12 @@ async def layer_costs() -> dict[str, float]:
     request, which they can be held against: machines differ, and change.
     """
     chosen = settings()
-    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
-    apps = [_nothing, *(wrap(_nothing, chain[len(chain) - number :], chosen) for number in range(len(chain) + 1))]
+    policy = header_policy(chosen)
+    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit), policy)
+    apps = [
+        _nothing,
+        *(wrap(_nothing, chain[len(chain) - number :], policy) for number in range(len(chain) + 1)),
+    ]
     *totals, bare = await microseconds(
         *(request(app, "GET", "/x") for app in apps), request(baselines.fastapi(), "GET", "/health")
     )

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
@@ -36,6 +37,7 @@ from src.config_checks import (
     split_commas,
 )
 from src.providers.rows import PROVIDERS
+from src.util.client_address import TrustedProxies
 from src.util.rate import Rate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
@@ -333,10 +335,10 @@ class Settings(BaseSettings):
         """The hosts that requests may be addressed to; none: any."""
         return split_commas(self.trusted_hosts)
 
-    @property
-    def trusted_proxy_networks(self) -> list[str]:
-        """The networks whose forwarding headers count."""
-        return split_commas(self.trusted_proxies)
+    @cached_property
+    def proxies(self) -> TrustedProxies:
+        """The proxies whose forwarding headers count."""
+        return TrustedProxies(split_commas(self.trusted_proxies))
 
     @property
     def accepts_other_machines(self) -> bool:

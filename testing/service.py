@@ -18,7 +18,7 @@ import httpx
 from testing import small_service
 from testing.ports import free_port
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
 LINE_SECONDS = 30.0  # a second worker may start after the first has answered

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from src.callers.caller import NOBODY, Caller, current_caller
-from src.rate_limit import Decision, MemoryBuckets, RateLimit, RateLimitMiddleware
+from src.middleware.rate_limit import RateLimitMiddleware
+from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.util.client_address import TrustedProxies
 from src.util.rate import Rate
 

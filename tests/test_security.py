@@ -22,8 +22,9 @@ from src.config import Settings
 from src.logs import access as access_log
 from src.logs import failures
 from src.logs.access import AccessLines, EndedCall
+from src.middleware.limits import FREE_PIECES, MIN_PIECE_BYTES
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
-from src.security import FREE_PIECES, MIN_PIECE_BYTES, layers, wrap
+from src.security import Layer, header_policy, layers, wrap
 from src.settings_loader import load_settings
 from src.util.probe_paths import PROBE_PATHS
 from src.util.rate import Rate
@@ -241,11 +242,15 @@ def request(
     return result
 
 
+def chain_of(chosen: Settings, limit: RateLimit) -> list[Layer]:
+    return layers(chosen, limit, header_policy(chosen))
+
+
 def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:
     chosen = settings(**values)
-    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
+    chain = chain_of(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
     chain = [layer for layer, known in zip(chain, NAMES, strict=True) if known != name]
-    return wrap(app, chain, chosen)
+    return wrap(app, chain, header_policy(chosen))
 
 
 @pytest.fixture
@@ -352,7 +357,7 @@ def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
     chosen = settings()
     [layer] = [
         it
-        for it, known in zip(layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit)), NAMES, strict=True)
+        for it, known in zip(chain_of(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit)), NAMES, strict=True)
         if known == name
     ]
     asked, status = ANSWERED_BY.get(name, ({"path": "/"}, 200))
@@ -362,7 +367,7 @@ def test_a_layer_alone_answers_as_in_the_chain(name: str) -> None:
 
 def test_an_access_log_alone_keeps_the_status_that_a_client_has_got(logged: list[Any]) -> None:
     chosen = settings()
-    access_log, *_ = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
+    access_log, *_ = chain_of(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit))
     with pytest.raises(RuntimeError):
         request(access_log(bare), path="/sse-bug")
     [line] = [each for each in logged if each["event"] == "request"]
@@ -396,10 +401,10 @@ def test_a_failure_is_logged_once_with_the_flow(failure: str, left_out: str, log
     store = Exhausted() if layer == "RateLimitMiddleware" else MemoryBuckets()
     chain = [
         it
-        for it, name in zip(layers(chosen, RateLimit(store, chosen.rate_limit)), NAMES, strict=True)
+        for it, name in zip(chain_of(chosen, RateLimit(store, chosen.rate_limit)), NAMES, strict=True)
         if name != left_out
     ]
-    request(wrap(bare, chain, chosen, {asked["path"]: "the_flow"}), **asked)
+    request(wrap(bare, chain, header_policy(chosen), {asked["path"]: "the_flow"}), **asked)
     lines = [entry for entry in logged if entry["event"] in ("request failed", "internal error")]
     assert [(line["operation"], line["log_level"]) for line in lines] == [("the_flow", level)]
 
@@ -591,7 +596,7 @@ def test_a_client_of_http_1_0_may_name_no_host(
 @pytest.mark.parametrize("probe", sorted(PROBE_PATHS))
 def test_a_probe_is_one_wherever_the_app_is_mounted(probe: str, logged: list[Any]) -> None:
     chosen = settings()
-    app = wrap(bare, layers(chosen, RateLimit(Exhausted(), chosen.rate_limit)), chosen)
+    app = wrap(bare, chain_of(chosen, RateLimit(Exhausted(), chosen.rate_limit)), header_policy(chosen))
     answers = [
         request(app, path, hosts=[b"10.1.2.3"], root_path=root).status
         for root, path in (("", probe), ("/api", f"/api{probe}"), ("/api", probe))
@@ -674,7 +679,13 @@ class BrokenBuckets(MemoryBuckets):
 
 def test_a_bug_in_a_layer_is_answered_as_any_other(logged: list[Any]) -> None:
     chosen = settings()
-    answer = request(wrap(bare, layers(chosen, RateLimit(BrokenBuckets(), chosen.rate_limit)), chosen))
+    answer = request(
+        wrap(
+            bare,
+            chain_of(chosen, RateLimit(BrokenBuckets(), chosen.rate_limit)),
+            header_policy(chosen),
+        )
+    )
     assert (answer.status, json.loads(answer.body)["type"]) == (500, "urn:problem:internal")
     for name, value in REQUIRED.items():
         assert answer.header(name) == [value]
@@ -724,7 +735,7 @@ def test_a_client_that_does_not_read_holds_nothing(
     monkeypatch.setattr("src.middleware.responses.SECONDS_TO_SEND", 0.01)
     chosen = settings()
     store = Exhausted() if answer == "429" else MemoryBuckets()
-    app = wrap(bare, layers(chosen, RateLimit(store, chosen.rate_limit)), chosen)
+    app = wrap(bare, chain_of(chosen, RateLimit(store, chosen.rate_limit)), header_policy(chosen))
     began = time.monotonic()
     request(app, **UNREAD[answer], read=read)
     assert time.monotonic() - began < 2

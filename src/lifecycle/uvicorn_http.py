@@ -96,12 +96,12 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
 def _refusal(status: HTTPStatus, scheme: str | None, request_id: str) -> bytes:
     """Build the response to a malformed request. It has no ASGI scope, so it can't pass through the chain."""
     # Imported late: rarely needed, and the parent of workers loads this module too.
-    from src.config import Settings
     from src.middleware.responses import PROBLEM, status_problem
     from src.security import HeaderPolicy
+    from src.util.client_address import TrustedProxies
 
     body = orjson.dumps(status_problem(status, request_id))
-    fields = HeaderPolicy(Settings.model_construct()).apply({"scheme": scheme}, ())
+    fields = HeaderPolicy(TrustedProxies(), debug=False).apply({"scheme": scheme}, ())
     fields += [
         (b"content-type", PROBLEM),
         (b"content-length", b"%d" % len(body)),

@@ -6,9 +6,9 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from starlette.types import Message, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.errors import InvalidInput, ServiceError
+from src.errors import InvalidInput, ServiceError, as_service_error
 from src.logs.failures import log_failure
 from src.util.deadlines import Deadlines
 from src.util.request_id import request_id_of
@@ -159,3 +159,20 @@ async def send_failure(scope: Scope, send: Send, failure: ServiceError) -> None:
         await send_invalid(send, failure.as_validation_errors())
     else:
         await send_problem(send, failure.problem(request_id_of(scope)), failure.headers())
+
+
+class ExceptionHandlerMiddleware:
+    """Turns any exception of the app into the response from the table of errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        response, send = guarded(scope, send)
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            await response.fail(scope, send, as_service_error(error))

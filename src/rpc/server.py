@@ -25,7 +25,6 @@ from src.rpc.interceptors import GrpcLoggingInterceptor, GrpcRateLimitIntercepto
 from src.rpc.shared_port import is_shared_with_strangers
 from src.runner import EncodedOutput, Runner
 from src.schemas import HealthResponse
-from src.util.client_address import TrustedProxies
 
 SERVICE_DESCRIPTOR = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
 
@@ -70,7 +69,7 @@ class GrpcServer:
         self._interceptor = RpcInterceptor(
             (*hooks, logging, GrpcRateLimitInterceptor(limit)),
             timeout=settings.request_timeout,
-            proxies=TrustedProxies(settings.trusted_proxy_networks),
+            proxies=settings.proxies,
             operations={f"/{SERVICE_DESCRIPTOR.full_name}/{operation.rpc}": operation.name for operation in OPERATIONS},
         )
         self._server = Server(

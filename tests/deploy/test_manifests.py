@@ -248,7 +248,7 @@ def test_no_secret_stands_in_a_manifest(deployed: Deployed) -> None:
 @on_cloud_run_alone
 def test_cloud_run_s_front_end_stays_trusted(deployed: Deployed, settings_of: Load) -> None:
     """TRUSTED_PROXIES replaces the default for Cloud Run, which therefore has to stand in it."""
-    assert CLOUD_RUN_FRONT_END in settings_of(deployed).trusted_proxy_networks
+    assert CLOUD_RUN_FRONT_END in settings_of(deployed).trusted_proxies.split(",")
 
 
 @on_cloud_run_alone

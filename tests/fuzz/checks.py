@@ -6,9 +6,9 @@ from http import HTTPStatus
 
 import grpc
 
-from src.config import Settings
 from src.errors import ServiceError
 from src.security import HeaderPolicy
+from src.util.client_address import TrustedProxies
 from tests.fuzz.wire import Answer
 
 # Part of what callers send: it has no place in the log, or in an answer that refuses. The tilde keeps it out of request
@@ -38,7 +38,7 @@ def failures(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceEr
 STATUSES = ({200} | ROUTING | {kind.http_status for kind in failures()}) - NEVER
 CODES = ({"OK", "UNIMPLEMENTED"} | {kind.grpc_code for kind in failures()}) - {"INTERNAL"}
 HARDENING = frozenset(
-    name.decode() for name, _ in HeaderPolicy(Settings(model="offline/demo")).apply({"type": "http"}, ())
+    name.decode() for name, _ in HeaderPolicy(TrustedProxies(), debug=False).apply({"type": "http"}, ())
 ) - {"server"}
 
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Scope
 
-from src import security
 from src.asgi import create_app
+from src.middleware import access_log
 from src.runner import Runner
 from src.settings_loader import load_settings
 from src.util.probe_paths import PROBE_PATHS
@@ -124,7 +124,7 @@ def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
     headers = [(b"host", b"x"), (b"content-type", b"application/json")]
     scope: Scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "headers": headers}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(security, "report_call", lambda call, _listeners: lines.append(call.status))
+        patch.setattr(access_log, "report_call", lambda call, _listeners: lines.append(call.status))
         patch.setattr(Runner, "_result", think)
         asyncio.run(app({**scope, "client": ("192.0.2.7", 1), "scheme": "http"}, receive, send))  # type: ignore[arg-type]
     return sent, lines

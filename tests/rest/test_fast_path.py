@@ -12,8 +12,10 @@ from starlette.middleware import cors, gzip, trustedhost
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.asgi import create_app
+from src.middleware.compression import GZipMiddleware
+from src.middleware.cors import EXPOSED_HEADERS, CORSMiddleware
+from src.middleware.host import TrustedHostMiddleware
 from src.rest.app import FastPath
-from src.security import EXPOSED_HEADERS, CORSMiddleware, GZipMiddleware, TrustedHostMiddleware
 from src.settings_loader import load_settings
 from testing.small_service import in_this_process
 

@@ -6,7 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from src.config import Settings
 from src.rate_limit import MemoryBuckets, RateLimit
-from src.security import EdgeMiddleware, layers
+from src.security import EdgeMiddleware, header_policy, layers
 from tools.site.docstrings import summary
 
 
@@ -22,7 +22,8 @@ def chain() -> list[Layer]:
     """The layers as a production service has them, outermost first."""
     settings = Settings(_env_file=None, model="offline/demo")
     made: list[type] = [
-        type(layer(_app)) for layer in layers(settings, RateLimit(MemoryBuckets(), settings.rate_limit))
+        type(layer(_app))
+        for layer in layers(settings, RateLimit(MemoryBuckets(), settings.rate_limit), header_policy(settings))
     ]
     return [Layer(kind.__name__, summary(kind)) for kind in (EdgeMiddleware, *made)]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "performance"
+FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "performance"
 
 
 def results(folder: Path = FOLDER) -> str:
