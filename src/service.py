@@ -26,12 +26,12 @@ from src.drain import Drain
 from src.flows import Flows
 from src.images.fetch import ImageFetcher
 from src.lifecycle.ports import check_port_free
-from src.lifecycle.server_parent import server_parent_ended
+from src.lifecycle.server_parent import main_processes, server_parent_ended
 from src.lifecycle.startup_errors import brief_startup_errors
 from src.lifecycle.stop_signals import BEGIN_STOP, on_stop_signals
 from src.llm import Llm
 from src.logs.writer import stderr_writer
-from src.middleware.in_flight import RequestsInFlight, RpcsInFlight
+from src.middleware.in_flight import RequestsInFlight
 from src.middleware.websockets import websockets_as_http
 from src.operations import OPERATIONS
 from src.rate_limit import MemoryBuckets, RateLimit
@@ -248,10 +248,18 @@ class Lifespan:
     async def _start_grpc(self) -> None:
         if self._settings.grpc_enabled:
             # After the fork: grpc must not be loaded in a worker's parent.
+            from src.rpc.in_flight import RpcsInFlight
             from src.rpc.server import GrpcServer, PortShared
 
             hooks = (RpcsInFlight(self._drain), *self._telemetry.rpc_hooks())
-            self._grpc = GrpcServer(self._settings, self._runner, self._limit, hooks, self._telemetry.listeners)
+            self._grpc = GrpcServer(
+                self._settings,
+                self._runner,
+                self._limit,
+                hooks,
+                self._telemetry.listeners,
+                main_processes=main_processes(),
+            )
             try:
                 await self._grpc.start()
             except RuntimeError as error:

@@ -14,7 +14,7 @@ from src import schemas
 from src.generated import service_pb2
 from src.operations import OPERATIONS, Operation
 from src.rpc.errors import to_grpc_status
-from src.rpc.server import SERVICE_DESCRIPTOR, to_input, to_message
+from src.rpc.handlers import SERVICE_DESCRIPTOR, to_input, to_message
 
 ROWS = [pytest.param(op, id=op.name) for op in OPERATIONS]
 

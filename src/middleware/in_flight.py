@@ -1,11 +1,10 @@
-"""Count requests and RPCs in flight, so that the drain also waits until their responses are sent."""
+"""Count requests in flight, so that the drain also waits until their responses are sent."""
 
 import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.drain import Drain
-from src.rpc.hooks import Rpc, RpcHook
 
 
 class RequestsInFlight:
@@ -28,18 +27,3 @@ class RequestsInFlight:
                 raise
         finally:
             self._drain.leave("http", task)
-
-
-class RpcsInFlight(RpcHook):
-    """The outermost hook."""
-
-    def __init__(self, drain: Drain) -> None:
-        self._drain = drain
-
-    async def on_start(self, _rpc: Rpc) -> None:
-        """Count it in."""
-        self._drain.enter("grpc")
-
-    def on_end(self, _token: None, _rpc: Rpc) -> None:
-        """Count it out."""
-        self._drain.leave("grpc")

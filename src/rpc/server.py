@@ -1,32 +1,23 @@
 """The gRPC adapter: a grpc.aio server made from the operation rows."""
 
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
-from pydantic import BaseModel
 
 from src.config import Settings
-from src.generated import service_pb2
-from src.lifecycle.server_parent import main_processes
 from src.logs.access import AccessLines, CallListener
-from src.operations import OPERATIONS, Operation
+from src.operations import OPERATIONS
 from src.rate_limit import RateLimit
 from src.rpc.aio import Server
-from src.rpc.errors import Context
+from src.rpc.handlers import SERVICE_DESCRIPTOR, service_handlers
 from src.rpc.health import SERVICE_NAME as HEALTH_SERVICE
 from src.rpc.health import HealthService
-from src.rpc.hooks import RpcHook, current_rpc
+from src.rpc.hooks import RpcHook
 from src.rpc.interceptors import GrpcLoggingInterceptor, GrpcRateLimitInterceptor, RpcInterceptor
 from src.rpc.shared_port import is_shared_with_strangers
-from src.runner import EncodedOutput, Runner
-from src.schemas import HealthResponse
-
-SERVICE_DESCRIPTOR = service_pb2.DESCRIPTOR.services_by_name["GenkitService"]
+from src.runner import Runner
 
 # What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
 LIMITS: tuple[tuple[str, int], ...] = (
@@ -54,6 +45,7 @@ class GrpcServer:
     Args:
         hooks: Around all others, for the drain and traces.
         listeners: Get the record of each RPC that has ended, as the access log does.
+        main_processes: Of the server that started this process as a worker, whose siblings share the port.
     """
 
     def __init__(
@@ -63,7 +55,10 @@ class GrpcServer:
         limit: RateLimit,
         hooks: Sequence[RpcHook] = (),
         listeners: Sequence[CallListener] = (),
+        *,
+        main_processes: Sequence[int] = (),
     ) -> None:
+        self._main_processes = main_processes
         self._health = HealthService([SERVICE_DESCRIPTOR.full_name])
         logging = GrpcLoggingInterceptor((AccessLines(settings).write, *listeners))
         self._interceptor = RpcInterceptor(
@@ -76,13 +71,13 @@ class GrpcServer:
             interceptors=(self._interceptor,),
             options=(
                 *LIMITS,
-                ("grpc.so_reuseport", int(bool(main_processes()))),  # only workers have somebody to share the port with
+                ("grpc.so_reuseport", int(bool(main_processes))),  # only workers have somebody to share the port with
                 ("grpc.max_receive_message_length", settings.max_body_size),
                 ("grpc.max_connection_idle_ms", settings.keep_alive_timeout * 1000),
                 ("grpc.max_connection_age_grace_ms", math.ceil(settings.request_timeout) * 1000),
             ),
         )
-        self._server.add_registered_method_handlers(SERVICE_DESCRIPTOR.full_name, _service_handlers(runner))
+        self._server.add_registered_method_handlers(SERVICE_DESCRIPTOR.full_name, service_handlers(runner))
         self._server.add_registered_method_handlers(HEALTH_SERVICE, self._health.handlers())
         if settings.debug:
             _enable_reflection(self._server)
@@ -107,7 +102,7 @@ class GrpcServer:
         self._health.start()
 
     def _refuse_strangers(self) -> None:
-        if is_shared_with_strangers(self._host, self._port, main_processes()):
+        if is_shared_with_strangers(self._host, self._port, self._main_processes):
             raise PortShared("another service listens at the port")
 
     def set_not_serving(self) -> None:
@@ -148,70 +143,3 @@ def _enable_reflection(server: Any) -> None:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _service_handlers(runner: Runner) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-    handlers = {op.rpc: _operation_handler(op, runner) for op in OPERATIONS}
-    # Its request is empty, so it is not waited for.
-    handlers["Health"] = grpc.stream_unary_rpc_method_handler(
-        _health,
-        response_serializer=service_pb2.HealthResponse.SerializeToString,
-    )
-    return handlers
-
-
-async def _health(_requests: object, _context: Context) -> Message:
-    return service_pb2.HealthResponse(status=HealthResponse().status)
-
-
-def _operation_handler(operation: Operation, runner: Runner) -> "grpc.RpcMethodHandler[Any, Any]":
-    method = SERVICE_DESCRIPTOR.methods_by_name[operation.rpc]
-    request_type = _message_class(method.input_type)
-    response_type = _message_class(method.output_type)
-
-    def encode(output: BaseModel) -> bytes:
-        return to_message(operation, output, response_type).SerializeToString()
-
-    async def unary(request: Message, _context: Context) -> bytes:
-        input = to_input(operation, request)
-        result, _ = await runner.run(operation, input)
-        _send_marks(result)
-        return result.encoded(encode)
-
-    async def stream(request: Message, _context: Context) -> AsyncIterator[Message]:
-        async with aclosing(runner.stream(operation, to_input(operation, request))) as items:
-            async for item in items:
-                if isinstance(item, str):
-                    yield response_type(text=item)
-                else:
-                    _send_marks(item)
-
-    if operation.streamed:
-        return grpc.unary_stream_rpc_method_handler(stream, request_type.FromString, response_type.SerializeToString)
-    return grpc.unary_unary_rpc_method_handler(unary, request_type.FromString)
-
-
-def _send_marks(result: EncodedOutput) -> None:
-    if result.marks.truncated:
-        current_rpc().trailers.append(("x-truncated", "1"))
-
-
-def _message_class(descriptor: Descriptor) -> type[Message]:
-    found: type[Message] = getattr(service_pb2, descriptor.name)
-    return found
-
-
-def to_input(operation: Operation, request: Message) -> BaseModel:
-    """The request as the flow's input; a field that is unset or empty takes the model's default.
-
-    Raises:
-        pydantic.ValidationError: a limit is broken.
-    """
-    return operation.input.model_validate({field.name: value for field, value in request.ListFields()})
-
-
-def to_message(operation: Operation, output: BaseModel, response_type: type[Message]) -> Message:
-    """The flow's output as the RPC's answer."""
-    if operation.json_field:
-        return response_type(**{operation.json_field: output.model_dump_json(by_alias=True)})
-    return response_type(**output.model_dump(exclude_none=True))

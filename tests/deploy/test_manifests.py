@@ -21,7 +21,8 @@ from jsonschema import ValidationError
 from src.app_init import PLATFORMS
 from src.config import CLOUD_RUN_FRONT_END, Settings, is_secret
 from src.lifecycle.flags import parse_flags
-from src.rpc.server import LIMITS, SERVICE_DESCRIPTOR
+from src.rpc.handlers import SERVICE_DESCRIPTOR
+from src.rpc.server import LIMITS
 from src.settings_loader import load_settings
 from src.util.probe_paths import LIVENESS_PATHS, READINESS_PATHS
 from testing.ports import free_port

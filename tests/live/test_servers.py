@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from src.operations import Operation
-from src.rpc.server import to_message
+from src.rpc.handlers import to_message
 from testing import small_service
 from testing.service import COMMANDS, Service
 from testing.small_service import OPERATIONS, SERVICE, pb

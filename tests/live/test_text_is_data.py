@@ -15,7 +15,7 @@ import pytest
 
 from src.generated import service_pb2, service_pb2_grpc
 from src.operations import OPERATIONS, Operation
-from src.rpc.server import SERVICE_DESCRIPTOR
+from src.rpc.handlers import SERVICE_DESCRIPTOR
 from testing.fakes import gemini
 from testing.fakes.gemini import GeminiStandIn
 from testing.service import SAMPLES, Service

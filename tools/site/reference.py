@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from pydantic import BaseModel
 
 from src.operations import OPERATIONS, Operation
-from src.rpc.server import SERVICE_DESCRIPTOR
+from src.rpc.handlers import SERVICE_DESCRIPTOR
 from tools.site.answers import answers
 from tools.site.markdown_table import code, table
 
