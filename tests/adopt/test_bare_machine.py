@@ -1,4 +1,4 @@
-"""The whole way of an adopter, on a machine that has Python and little else: start it, rename it, add a flow, test it.
+"""The whole way of an adopter, on a machine that has Python and little else: start, rename, remove, add a flow, test.
 
 Everything is installed as run.sh does it, so this needs a network, or packages in uv's cache. The tests build on one
 another: one copy goes the whole way, and its suite runs whole once, at the end of it.
@@ -18,10 +18,12 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
+from src.operations import OPERATIONS
 from testing.ports import free_port
 from tests.docs.blocks import Reader, steps_of
 from tests.docs.checkout import commit, lend_node_packages, repository, script
 from tests.live.test_run_sh import TOOLS
+from tools.remove_flow import EXAMPLE
 
 # Besides what run.sh uses: what pages and tests take from every machine.
 ALWAYS_THERE = (*TOOLS, "cp", "cut", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "tee", "uniq", "wc")
@@ -35,6 +37,9 @@ STEPS = {
     "nginx": ("nginx",),
     "prometheus": ("promtool", "prometheus"),
 }
+# All but two, of which the pages need one.
+REMOVED_FLOWS = [each.name for each in OPERATIONS if each.name not in (EXAMPLE, "describe_image")]
+REMOVED_PARTS = ("Sentry", "Ollama")
 # A reason says what is missing, and how to get it.
 REASON = re.compile(r"needs ([^()]+ \((Debian: apt install \S+|npm install)\)(, )?)+")
 # How this machine gets packages.
@@ -95,17 +100,37 @@ def wait_until_ready(process: "subprocess.Popen[str]", port: str) -> None:
 
 @pytest.fixture(scope="module")
 def adopted(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same checkout under another name, with the tutorial's flow: as docs/adopting.md goes on."""
+    """The same checkout under another name, with two of the sample flows, without the parts, with the tutorial's flow.
+
+    As docs/adopting.md goes on.
+    """
     home = tmp_path_factory.mktemp("adopter") / "home"
     rest, grpc = str(free_port()), str(free_port())
     env = newcomer(home, "git", "curl", PORT=rest, GRPC_PORT=grpc)
-    for command in (["./run.sh", "setup"], [".venv/bin/just", "rename", "invoice-helper"]):
-        done = subprocess.run(command, cwd=checkout, env=dict(env), capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout + done.stderr
+    run(checkout, env, "./run.sh", "setup")
+    run(checkout, env, ".venv/bin/just", "rename", "invoice-helper")
     commit(checkout)
+    for name in REMOVED_FLOWS:
+        assert f"{name} is removed" in run(checkout, env, ".venv/bin/just", "remove-flow", name)
+        commit(checkout)
+    for name in REMOVED_PARTS:
+        assert f"{name} is removed" in run(checkout, env, ".venv/bin/just", "remove-part", name)
+        commit(checkout)
     with Reader(checkout, env, {"8080": rest, "50051": grpc}) as reader:
         reader.follow(steps_of(checkout / "docs/add-a-flow.md"))
     return checkout
+
+
+def run(checkout: Path, env: Mapping[str, str], *command: str) -> str:
+    """Run a command, which must end well, and return what it prints."""
+    done = subprocess.run(command, cwd=checkout, env=dict(env), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("check", ["ruff check", "ruff format --check", "mypy", "tools.docstrings"])
+def test_what_is_left_is_typed_and_formatted(adopted: Path, tmp_path: Path, check: str) -> None:
+    run(adopted, newcomer(tmp_path), ".venv/bin/python", "-m", *check.split())
 
 
 def run_tests(checkout: Path, env: Mapping[str, str], *arguments: str) -> dict[str, str]:
