@@ -37,10 +37,10 @@ def test_commands_that_nobody_runs_say_why() -> None:
 
 
 def test_a_newcomers_path_is_short() -> None:
-    """Seven commands to the first answers of both protocols, and no file to touch."""
+    """Seven commands, at most, to the first answers of both protocols, and no file to touch."""
     scripts = [step.script for step in steps_of(PAGE) if isinstance(step, Command)]
     before = next(place for place, script in enumerate(scripts) if "PirateChat" in script)
-    assert sum(len(script.splitlines()) for script in scripts[:before]) + 1 == 7
+    assert sum(len(script.splitlines()) for script in scripts[:before]) + 1 <= 7
 
 
 @pytest.fixture

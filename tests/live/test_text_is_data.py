@@ -16,6 +16,7 @@ import pytest
 from src.generated import service_pb2, service_pb2_grpc
 from src.operations import OPERATIONS, Operation
 from src.rpc.handlers import SERVICE_DESCRIPTOR
+from testing import small_service
 from testing.fakes import gemini
 from testing.fakes.gemini import GeminiStandIn
 from testing.service import SAMPLES, Service
@@ -168,14 +169,17 @@ def test_half_a_surrogate_pair_is_replaced(upstream: GeminiStandIn) -> None:
     assert upstream.requests[0].body["contents"][0]["parts"] == [{"text": "a\ufffd \U0001f600 \\ud83d"}]
 
 
-def test_rounds_of_tools_change_nothing_in_what_was_said_before(
-    service: Service, upstream: GeminiStandIn, trap: Trap
-) -> None:
+def test_rounds_of_tools_change_nothing_in_what_was_said_before(upstream: GeminiStandIn, trap: Trap) -> None:
+    [translate] = [each for each in small_service.OPERATIONS if each.name == "translate_text"]
     upstream.default(gemini.CALLS_TOOL)
-    for text in hostile_texts(trap.url).values():
-        upstream.requests.clear()
-        if over_grpc(service, (OPERATIONS[3], "text"), text):
-            first, second = (request.body for request in upstream.requests)
-            assert second["contents"][:1] == first["contents"]
-            assert [turn["role"] for turn in second["contents"]] == ["user", "model", "user"]
-            assert second["systemInstruction"] == first["systemInstruction"]
+    taken = 0
+    with Service(**over(upstream), CACHE_ENABLED="false", CB_ENABLED="false") as service:
+        for text in hostile_texts(trap.url).values():
+            upstream.requests.clear()
+            if over_rest(service, (translate, "text"), text):
+                taken += 1
+                first, second = (request.body for request in upstream.requests)
+                assert second["contents"][:1] == first["contents"]
+                assert [turn["role"] for turn in second["contents"]] == ["user", "model", "user"]
+                assert second["systemInstruction"] == first["systemInstruction"]
+    assert taken
