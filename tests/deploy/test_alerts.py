@@ -504,7 +504,7 @@ def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_operator_gives_pods_the_job_that_the_rules_name() -> None:
+def test_the_operator_gives_pods_of_kubernetes_the_job_that_the_rules_name() -> None:
     deployment = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text())
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     monitor = yaml.safe_load(block("apiVersion: monitoring.coreos.com/v1"))["spec"]

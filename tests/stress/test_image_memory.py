@@ -8,16 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 
 from src.config import Settings
 from src.images.fetch import MAX_IMAGES
 from testing.ports import free_port
-from testing.service import COMMANDS, ROOT, Service
+from testing.service import COMMANDS, Service
 from tests.stress import attacks
 from tests.stress.test_one_against_another import running
 
 MIB = 1024 * 1024
+MEMORY_LIMIT = 1024 * MIB  # of a pod, as tests/deploy checks
 BUCKETS = 50 * MIB  # of a million clients
 WAVES = 3  # what failed calls have used is free for the next ones
 
@@ -46,13 +46,6 @@ PROVIDERS = {
     "openai": {"MODEL": "openai/gpt-4o", "OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "{}/v1"},
     "ollama": {"MODEL": "ollama/llava", "OLLAMA_BASE_URL": "{}"},
 }
-
-
-def memory_limit() -> int:
-    """The bytes that a pod may take."""
-    deployment = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text())
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    return int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024 * MIB
 
 
 def peak_memory(pid: int) -> int:
@@ -87,4 +80,4 @@ def test_as_many_large_images_as_there_may_be_fit_into_the_memory_of_a_pod(provi
                 statuses = list(clients.map(describe, range(wave * MAX_IMAGES, (wave + 1) * MAX_IMAGES)))
                 assert statuses == [504] * MAX_IMAGES, "all of them waited for the model"
         others = Settings(model="offline/demo").cache_max_bytes + BUCKETS
-        assert peak_memory(service.process.pid) + others < memory_limit()
+        assert peak_memory(service.process.pid) + others < MEMORY_LIMIT

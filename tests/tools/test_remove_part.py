@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.live.service import ROOT
+from testing.service import ROOT
 from tools.remove_part import PAGE, Part, find, naming, parts
 from tools.rename import Refused
 

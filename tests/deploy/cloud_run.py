@@ -1,17 +1,19 @@
-"""The platforms' own words on what may stand in a manifest."""
+"""Manifests for Cloud Run, and the platform's own words on what may stand in them."""
 
 import json
 import re
 from importlib.resources import files
 from typing import Any
 
-import kubernetes_validate
 from jsonschema import Draft202012Validator, ValidationError
 
-Manifest = dict[str, Any]
-
-# The oldest version that has `preStop.sleep` switched on, and the newest whose schemas there are.
-KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
+from tests.deploy.manifests import (
+    ROOT,
+    Deployed,
+    Manifest,
+    container_of,
+    read,
+)
 
 
 def discovered_schemas() -> dict[str, Any]:
@@ -76,6 +78,14 @@ def check_cloud_run(service: Manifest) -> None:
                 raise ValidationError(f"{name} can't be {value!r}")
 
 
-def check_kubernetes(manifest: Manifest, version: str) -> None:
-    """Raises jsonschema's ValidationError where an API server of this version would refuse or overlook something."""
-    kubernetes_validate.validate(manifest, version, strict=True)
+CLOUD_RUN = ROOT / "deploy" / "cloudrun"
+CLOUD_RUN_SERVICES = {path.stem: read(path)[0] for path in sorted(CLOUD_RUN.iterdir())}
+
+
+def on_cloud_run(service: Manifest) -> Deployed:
+    (port,) = container_of(service)["ports"]
+    return Deployed(service, {"K_SERVICE": service["metadata"]["name"], "PORT": str(port["containerPort"])})
+
+
+REST = on_cloud_run(CLOUD_RUN_SERVICES["rest"])
+GRPC = on_cloud_run(CLOUD_RUN_SERVICES["grpc"])
