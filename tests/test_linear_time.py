@@ -230,7 +230,7 @@ def test_all_patterns_are_found() -> None:
     ]
     assert not built
     assert {name for name, _, _ in calls} == {name.partition(":")[0] for name in COMPILED}
-    assert "Settings.openai_base_url" in CONSTRAINTS
+    assert "Settings.google_gemini_base_url" in CONSTRAINTS
 
 
 FRAGMENTS = sorted(

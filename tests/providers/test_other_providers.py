@@ -132,11 +132,14 @@ def server() -> Iterator[str]:
         thread.join()
 
 
+def llm_at(server: str, provider: str = next(iter(ANSWERS)), timeout: float = 5) -> Llm:
+    settings = load_settings({"debug": True, "model": f"{provider}/some-model", f"{provider}_base_url": server})
+    return Llm(build_genkit(settings), timeout=timeout, bulkhead=Bulkhead(8), breaker=None)
+
+
 @pytest.fixture(params=ANSWERS)
 def llm(request: pytest.FixtureRequest, server: str) -> Llm:
-    variable = f"{request.param}_base_url"
-    settings = load_settings({"debug": True, "model": f"{request.param}/some-model", variable: server})
-    return Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    return llm_at(server, request.param)
 
 
 def run(work: Awaitable[Any]) -> Any:
@@ -184,14 +187,12 @@ def test_an_answer_that_breaks_the_schema_is_a_model_failure(llm: Llm) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_server_that_hangs_ends_with_the_limit(server: str, way: str) -> None:
     Provider.mode = "hang"
-    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
     with pytest.raises(TimedOut):
-        run(WAYS[way](Llm(build_genkit(settings), timeout=0.1, bulkhead=Bulkhead(8), breaker=None)))
+        run(WAYS[way](llm_at(server, timeout=0.1)))
 
 
 def test_a_server_that_was_down_is_used_once_it_is_up(server: str) -> None:
-    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
-    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    llm = llm_at(server)
 
     async def scenario() -> str:
         Provider.mode = "unavailable"
@@ -338,17 +339,15 @@ def test_line_separators_and_half_pairs_in_an_answer_are_no_failure(llm: Llm, pr
     assert run(llm.text(*HELLO, on_text=on_text)) == f"{ODD}\ufffd"
 
 
-def test_comments_and_missing_spaces_in_an_event_stream_are_no_failure(server: str) -> None:
-    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
+def test_comments_and_missing_spaces_in_an_event_stream_of_openai_are_no_failure(server: str) -> None:
     media_type, body = openai_answer(TEXT, True)
     Provider.body = (media_type, b": keep-alive\r\n\r\n" + body.replace(b"data: ", b"id:1\ndata:"))
-    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    llm = llm_at(server, "openai")
     assert run(llm.text(*HELLO, on_text=lambda _: None)) == TEXT.replace(" ", "")
 
 
 def test_a_tool_without_arguments_has_a_schema_that_openai_takes(server: str) -> None:
-    settings = load_settings({"debug": True, "model": "openai/m", "openai_base_url": server})
-    llm = Llm(build_genkit(settings), timeout=5, bulkhead=Bulkhead(8), breaker=None)
+    llm = llm_at(server, "openai")
     run(Flows(llm, ImageFetcher()).translate_text(TranslateRequest()))
     [tool] = Provider.requests[0]["tools"]
     assert tool["function"]["strict"]
