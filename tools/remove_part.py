@@ -18,7 +18,10 @@ from tools.remove_flow import Span, cut
 from tools.rename import ROOT, Refused, git, need_clean
 
 PAGE = "docs/adopting.md"
-_PLACES = ("README.md", "docs", "src", "tests", "deploy", ":!docs/performance", ":!docs/bounds.md")
+_PLACES = (
+    *("README.md", "docs", "src", "testing", "tests", "tools/site", "deploy"),
+    *(":!docs/performance", ":!docs/bounds.md"),
+)
 _CODE = re.compile(r"`([^`]+)`")
 
 
