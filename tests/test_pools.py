@@ -41,6 +41,8 @@ POOLS = {
     ("bulkhead", "Semaphore"): "the places of a bulkhead",
     ("images.name_lookup", "Lock"): "held for a count",
     ("images.name_lookup", "Thread"): "counted as look-ups",
+    ("logs.writer", "SimpleQueue"): "no request waits for it: lines beyond its maximum are dropped and counted",
+    ("logs.writer", "Thread"): "one, which only writes",
     ("connection", "Limits"): "more connections than LLM calls by default, so these are shared out",
     ("connection", "AsyncClient"): "the same",
     ("service", "FlowCache"): "a client adds as much as its rate allows; others only lose hits",
@@ -48,7 +50,7 @@ POOLS = {
     ("service", "CircuitBreaker"): "content counts once for each caller",
 }
 # Made at start-up or at the end, for operators, whatever clients do.
-OPERATORS = ("app_init", "telemetry", "main", "asgi", "lifecycle", "rpc.shared_port")
+OPERATORS = ("app_init", "telemetry", "main", "asgi", "lifecycle.ports", "rpc.shared_port")
 
 
 def makers() -> Iterator[tuple[str, str]]:

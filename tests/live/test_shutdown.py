@@ -15,7 +15,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from src.service import ACCEPTING_SECONDS
+from src.lifecycle.lifespan import ACCEPTING_SECONDS
 from testing.fakes import gemini
 from testing.fakes.gemini import Gate, GeminiStandIn
 from testing.service import COMMANDS, Service
