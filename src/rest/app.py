@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,8 +24,9 @@ from src.config import Settings
 from src.middleware.responses import send_status
 from src.operations import OPERATIONS, Operation
 from src.rest.endpoints import HealthEndpoint, OperationEndpoint
+from src.rest.openapi import add_failure_schemas, documented_responses
 from src.runner import Runner
-from src.schemas import HealthResponse, Problem, ValidationFailures
+from src.schemas import HealthResponse
 from src.util.probe_paths import LIVENESS_PATHS, READINESS_PATHS
 
 # The service's own span covers the whole chain. FastAPI's would be a second one, and records input.
@@ -40,18 +40,6 @@ NO_TELEMETRY: TelemetryConfig = {
 # Exceptions that already have a handler: FastAPI's own and those of `build_rest`. The endpoints answer them themselves.
 HANDLED = {HTTPException, RequestValidationError, WebSocketRequestValidationError, Exception}
 Endpoints: TypeAlias = dict[tuple[str, str], ASGIApp]
-SCHEMA_REF = "#/components/schemas/{model}"
-# Failure responses of any operation.
-FAILURES = {
-    413: "The request is larger than allowed.",
-    415: "The request is not declared as JSON.",
-    422: "The input is invalid, or the language model refused its content.",
-    429: "The client exceeded its rate limit.",
-    500: "The service failed.",
-    502: "The language model failed to give a usable answer.",
-    503: "The language model is failing, too many calls are running, or the service is shutting down.",
-    504: "The answer took longer than allowed.",
-}
 
 
 def build_endpoints(runner: Runner, is_ready: Callable[[], bool], *, tells_cache: bool) -> Endpoints:
@@ -93,7 +81,7 @@ def build_rest(
     for operation in OPERATIONS:
         _add_operation(app, operation, endpoints["POST", operation.path])
     _add_health(app, endpoints)
-    _describe_failures(app)
+    add_failure_schemas(app)
 
     async def on_status(request: Request, error: Exception) -> Response:
         status = error if isinstance(error, HTTPException) else HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -180,7 +168,7 @@ def _add_operation(app: FastAPI, operation: Operation, endpoint: ASGIApp) -> Non
         description=operation.flow.__doc__,
         response_model=None if operation.streamed else operation.output,
         response_class=Response if operation.streamed else JSONResponse,
-        responses=_documented_answers(operation),
+        responses=documented_responses(operation),
         tags=["flows"],
     )
 
@@ -220,57 +208,3 @@ class _NamedRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, found = super().matches(scope)
         return match, {**found, "route": self}
-
-
-def _documented_answers(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    """Return all responses, for OpenAPI."""
-    problem = {"application/problem+json": {"schema": {"$ref": SCHEMA_REF.format(model="Problem")}}}
-    invalid = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ValidationFailures")}}}
-    wait = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"description": description, "content": problem} for status, description in FAILURES.items()
-    }
-    answers[400] = {
-        "description": "Not a request for this host, or broken off.",
-        "content": {"text/plain": {}} | problem,
-    }
-    answers[422]["content"] = invalid | problem
-    for status in (429, 503):
-        answers[status]["headers"] = wait
-    if operation.streamed:
-        events = {"text/event-stream": {"itemSchema": _event_schema(operation.text_field or "")}}
-        answers[200] = {"description": "Server-sent events.", "content": events}
-    return answers
-
-
-def _event_schema(field: str) -> dict[str, Any]:
-    """Return the schema of one event, as FastAPI and OpenAPI 3.2 describe them."""
-    text = {"type": "string"}
-    data = [
-        {"type": "object", "properties": {"chunk": text}, "required": ["chunk"]},
-        {"type": "object", "properties": {"done": {"const": True}, field: text}, "required": ["done", field]},
-        {"$ref": SCHEMA_REF.format(model="Problem")},
-    ]
-    return {
-        "type": "object",
-        "properties": {
-            "event": {"enum": ["message", "error"]},
-            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}},
-        },
-        "required": ["data"],
-    }
-
-
-def _describe_failures(app: FastAPI) -> None:
-    """Add to the OpenAPI document what FastAPI can't derive: it takes every model for a plain JSON response."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        _, shapes = models_json_schema(
-            [(Problem, "serialization"), (ValidationFailures, "serialization")], ref_template=SCHEMA_REF
-        )
-        document["components"]["schemas"].update(shapes["$defs"])
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
