@@ -57,7 +57,8 @@ def test_clients_who_leave_at_any_moment_cost_no_place_in_the_pool(is_streamed: 
                 assert (await client.post(url, json={})).status_code == 200
             pool: Any = client._transport
             assert pool._pool._requests == []
-            assert all(connection.is_idle() for connection in pool._pool.connections)
+            connections = pool._pool.connections
+            assert 0 < sum(connection.is_idle() for connection in connections) == len(connections)
 
     with GeminiStandIn() as upstream:
         asyncio.run(scenario(upstream))

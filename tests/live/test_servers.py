@@ -159,14 +159,16 @@ def test_a_trailing_slash_leads_nowhere(service: Service) -> None:
     assert service.http.post("/chat/", json={}).status_code == 404
 
 
-@pytest.mark.parametrize("http2", ["false", "true"])
-def test_the_rest_port_speaks_http2_only_when_asked_to(http2: str) -> None:
-    with (
-        Service(HTTP2=http2) as service,
-        httpx.Client(http1=False, http2=True, trust_env=False, verify=False) as client,
-    ):
-        if http2 == "true":
-            assert client.get(f"{service.rest_url}/health").http_version == "HTTP/2"
-            return
-        with pytest.raises(httpx.TransportError):
-            client.get(f"{service.rest_url}/health")
+def over_http2(service: Service) -> httpx.Response:
+    with httpx.Client(http1=False, http2=True, trust_env=False, verify=False) as client:
+        return client.get(f"{service.rest_url}/health")
+
+
+def test_the_rest_port_speaks_http2_when_asked_to() -> None:
+    with Service(HTTP2="true") as service:
+        assert over_http2(service).http_version == "HTTP/2"
+
+
+def test_the_rest_port_speaks_no_http2_by_default() -> None:
+    with Service() as service, pytest.raises(httpx.TransportError):
+        over_http2(service)

@@ -182,4 +182,4 @@ def test_rounds_of_tools_change_nothing_in_what_was_said_before(upstream: Gemini
                 assert second["contents"][:1] == first["contents"]
                 assert [turn["role"] for turn in second["contents"]] == ["user", "model", "user"]
                 assert second["systemInstruction"] == first["systemInstruction"]
-    assert taken
+    assert taken > 20

@@ -227,11 +227,15 @@ def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners() 
     assert [line["log_level"] for line in captured] == ["error"]
 
 
-def test_a_closed_log_fails_no_request() -> None:
+def test_a_closed_log_fails_no_request_and_ends_no_later_line() -> None:
     closed = io.StringIO()
     closed.close()
+    lines = AccessLines(settings(log_level="info"))
     with contextlib.redirect_stderr(closed):
-        AccessLines(settings(log_level="info")).write(ended("/"))
+        lines.write(ended("/lost"))
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        lines.write(ended("/written"))
+    assert json.loads(stderr.getvalue())["path"] == "/written"
 
 
 def test_an_exceptions_words_are_withheld_and_its_places_kept() -> None:

@@ -14,7 +14,7 @@ class Client:
     """Sends these chunks, and then nothing more."""
 
     def __init__(self, *chunks: bytes, ends: bool = True) -> None:
-        self.messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+        self.messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
         if ends:
             self.messages[-1]["more_body"] = False
         self.read = 0
@@ -33,10 +33,10 @@ def test_a_short_body_is_read_to_its_end() -> None:
 
 
 def test_a_client_that_leaves_ends_it() -> None:
-    async def disconnected() -> Message:
-        return {"type": "http.disconnect"}
-
-    asyncio.run(UnreadBody(disconnected).discard())
+    client = Client(b"a", ends=False)
+    client.messages += [{"type": "http.disconnect"}] * 2
+    asyncio.run(UnreadBody(client.receive).discard())
+    assert client.read == 2
 
 
 def test_a_long_body_is_left() -> None:
