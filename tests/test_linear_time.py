@@ -229,7 +229,7 @@ def test_all_patterns_are_found() -> None:
         f"{name}:{call.lineno}" for name, call, ok in calls if not ok and not isinstance(call.args[0], ast.Constant)
     ]
     assert not built
-    assert {name for name, _, _ in calls} == {name.partition(":")[0] for name in COMPILED}
+    assert {name for name, _, _ in calls} <= {name.partition(":")[0] for name in COMPILED}
     assert "Settings.google_gemini_base_url" in CONSTRAINTS
 
 

@@ -16,7 +16,7 @@ class Provider:
         package: The package that its module imports.
         needs: Settings of which at least one must be set.
         missing: Description of the missing setting, for the error message.
-        no_text: Matches names of its models that generate no text. Its package refuses the same ones, but only in a
+        no_text: Found in names of its models that generate no text. Its package refuses the same ones, but only in a
             worker, when the service is almost up.
     """
 
@@ -30,7 +30,7 @@ class Provider:
 
     def has_text_model(self, name: str) -> bool:
         """Return False if a model of this name can't answer in text. Does not ask the provider."""
-        return self.no_text is None or self.no_text.match(name) is None
+        return self.no_text is None or self.no_text.search(name) is None
 
 
 _ROWS = (
@@ -40,7 +40,7 @@ _ROWS = (
         needs=("gemini_api_key",),
         missing="a Gemini API key",
         no_text=re.compile(
-            "(.*/)?([^/]*embedding|veo-|deep-research-|imagegeneration@|imagetext@|virtual-try-on-)", re.IGNORECASE
+            "embedding|(?:^|/)(?:veo-|deep-research-|imagegeneration@|imagetext@|virtual-try-on-)", re.IGNORECASE
         ),
     ),
     Provider("ollama", "ollama", extra="ollama", package="genkit_ollama"),
@@ -52,7 +52,7 @@ _ROWS = (
         package="genkit_openai",
         needs=("openai_api_key", "openai_base_url"),
         missing="an API key, or the OPENAI_BASE_URL of a server that needs none",
-        no_text=re.compile(".*embed"),
+        no_text=re.compile("embed"),
     ),
 )
 PROVIDERS: Mapping[str, Provider] = {row.name: row for row in _ROWS}
