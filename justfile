@@ -140,7 +140,7 @@ rename name: _python
 remove-flow name: _python
     .venv/bin/python -m tools.remove_flow {{ name }}
 
-# Remove a part by its name in the table of docs/adopting.md: `just remove-part Sentry`.
+# Remove a part by its name in the table of docs/adopting.md.
 [group('change')]
 remove-part name: _python
     .venv/bin/python -m tools.remove_part "{{ name }}"
