@@ -118,9 +118,14 @@ def build_telemetry(
         telemetry.llm_calls.append(LlmTracing(provider, settings.model_name))
         telemetry.layers.append(TracingMiddleware)
     if settings.sentry_dsn:
-        from src.telemetry.sentry import observe
+        import sentry_sdk
 
-        observe(telemetry)
+        from src.telemetry.sentry import StripBaggageMiddleware
+        from src.telemetry.sentry_rpcs import RpcTransactions
+
+        telemetry.around_rest = StripBaggageMiddleware
+        telemetry.more_hooks.append(RpcTransactions())
+        telemetry.flushes.append(sentry_sdk.flush)
     return telemetry
 
 

@@ -67,7 +67,7 @@ class Metrics:
         self._port_lock: IO[bytes] | None = None  # held while this process listens
         self._has_warned = False
         self._model = model
-        self._sources = sources
+        self._samples = Samples(sources, registry)
         self._requests = Histogram(
             "http_server_request_duration_seconds",
             "Duration of requests over REST.",
@@ -82,13 +82,6 @@ class Metrics:
             buckets=LATENCIES,
             registry=registry,
         )
-        self._active = Gauge(
-            "server_active_requests",
-            "Requests and RPCs in flight.",
-            ("protocol",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
         self._llm_calls = Histogram(
             "gen_ai_client_operation_duration_seconds",
             "Duration of LLM calls, tool rounds included.",
@@ -102,43 +95,7 @@ class Metrics:
             ("gen_ai_request_model", "gen_ai_token_type"),
             registry=registry,
         )
-        self._decisions = Counter(
-            "rate_limit_decisions",
-            "Requests and RPCs, by decision of the rate limit.",
-            ("decision",),
-            registry=registry,
-        )
-        self._breaker_state = Gauge(
-            "circuit_breaker_state",
-            "State of the circuit, the highest of all workers: 0 closed, 1 half-open, 2 open.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self._breaker_opened = Counter(
-            "circuit_breaker_opened", "Number of times that the circuit opened.", registry=registry
-        )
-        self._breaker_refused = Counter(
-            "circuit_breaker_refused", "LLM calls that the open circuit refused.", registry=registry
-        )
-        self._cache_results = Counter("cache_lookups", "Cache lookups.", ("result",), registry=registry)
-        self._cache_entries = Gauge("cache_entries", "Cached results.", registry=registry, multiprocess_mode="livesum")
-        self._cache_bytes = Gauge(
-            "cache_bytes", "Size of the cached results, in bytes.", registry=registry, multiprocess_mode="livesum"
-        )
-        self._loop_lag = Gauge(
-            "event_loop_lag_seconds",
-            "Delay of a due task in the last second, the highest of all workers.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self._log_lines_dropped = Counter(
-            "log_lines_dropped", "Log lines dropped because nothing read them in time.", registry=registry
-        )
         self._known_requests: dict[tuple[str, str, int | str], Histogram] = {}
-        self._last_dropped = 0
-        self._last_buckets = BucketStats(0, 0)
-        self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
-        self._last_cache = CacheStats(0, 0, 0, 0, 0)
 
     def observe(self, call: EndedCall) -> None:
         """Count a request or an RPC that has ended, and its duration."""
@@ -194,7 +151,7 @@ class Metrics:
             await server.close()
             if self._port_lock is not None:
                 self._port_lock.close()  # after the port, which another worker takes over now
-            self.sample()
+            self._samples.take()
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
     async def _listen(self, server: MetricsServer, host: str, port: int) -> None:
@@ -214,8 +171,7 @@ class Metrics:
             while True:
                 due = loop.time() + SAMPLE_SECONDS
                 await asyncio.sleep(SAMPLE_SECONDS)
-                self._loop_lag.set(max(0.0, loop.time() - due))
-                self.sample()
+                self._samples.take(loop_lag=max(0.0, loop.time() - due))
                 sweep_dead_workers(self._store.directory)
                 if self._port_lock is not None:  # one worker alone
                     add_up_ended_workers(self._store.directory)
@@ -232,8 +188,64 @@ class Metrics:
                 log.warning("no metrics until the port is free", reason=_why_not_listening(host, port, error))
             self._has_warned = True
 
-    def sample(self) -> None:
-        """Take over what the watched parts have counted since the last time."""
+
+class Samples:
+    """The counts of parts that count for themselves, the delay of the event loop, and the log lines that were dropped.
+
+    Args:
+        sources: The parts.
+    """
+
+    def __init__(self, sources: Sources, registry: CollectorRegistry) -> None:
+        self._sources = sources
+        self._active = Gauge(
+            "server_active_requests",
+            "Requests and RPCs in flight.",
+            ("protocol",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._decisions = Counter(
+            "rate_limit_decisions",
+            "Requests and RPCs, by decision of the rate limit.",
+            ("decision",),
+            registry=registry,
+        )
+        self._breaker_state = Gauge(
+            "circuit_breaker_state",
+            "State of the circuit, the highest of all workers: 0 closed, 1 half-open, 2 open.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._breaker_opened = Counter(
+            "circuit_breaker_opened", "Number of times that the circuit opened.", registry=registry
+        )
+        self._breaker_refused = Counter(
+            "circuit_breaker_refused", "LLM calls that the open circuit refused.", registry=registry
+        )
+        self._cache_results = Counter("cache_lookups", "Cache lookups.", ("result",), registry=registry)
+        self._cache_entries = Gauge("cache_entries", "Cached results.", registry=registry, multiprocess_mode="livesum")
+        self._cache_bytes = Gauge(
+            "cache_bytes", "Size of the cached results, in bytes.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._loop_lag = Gauge(
+            "event_loop_lag_seconds",
+            "Delay of a due task in the last second, the highest of all workers.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._log_lines_dropped = Counter(
+            "log_lines_dropped", "Log lines dropped because nothing read them in time.", registry=registry
+        )
+        self._last_dropped = 0
+        self._last_buckets = BucketStats(0, 0)
+        self._last_breaker = BreakerStats(State.CLOSED, 0, 0, 0)
+        self._last_cache = CacheStats(0, 0, 0, 0, 0)
+
+    def take(self, *, loop_lag: float | None = None) -> None:
+        """Take over what the parts have counted since the last time."""
+        if loop_lag is not None:
+            self._loop_lag.set(loop_lag)
         buckets, before = self._sources.buckets.stats(), self._last_buckets
         self._decisions.labels("allowed").inc(buckets.allowed - before.allowed)
         self._decisions.labels("refused").inc(buckets.refused - before.refused)

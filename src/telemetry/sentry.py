@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import sentry_sdk
 from sentry_sdk.integrations.logging import LoggingIntegration
@@ -15,10 +15,6 @@ from src.config import Settings
 from src.logs.redaction import HIDDEN, Redactor
 from src.logs.setup import configure_structlog
 from src.rpc.hooks import UNKNOWN_OPERATION
-from src.telemetry.sentry_rpcs import RpcTransactions
-
-if TYPE_CHECKING:
-    from src.telemetry.build import Telemetry
 
 # Fields of an event that are sent. All others come from a request or the environment of the process.
 KEPT = frozenset(
@@ -36,13 +32,6 @@ def start_reporting(settings: Settings, dsn: str) -> None:
     """Start Sentry's SDK, and send it the bugs that are logged."""
     configure_sentry(settings, dsn)
     configure_structlog(report_bug)
-
-
-def observe(telemetry: "Telemetry") -> None:
-    """Make transactions of requests and RPCs, and send what is left at the end."""
-    telemetry.around_rest = StripBaggageMiddleware
-    telemetry.more_hooks.append(RpcTransactions())
-    telemetry.flushes.append(sentry_sdk.flush)
 
 
 def report_bug(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -202,7 +202,7 @@ def test_a_failure_is_a_500_without_its_reason() -> None:
         raise ValueError("secret")
 
     async def run() -> bytes:
-        async with listening(failing) as port:
+        async with listening(failing, step_seconds=30) as port:
             return await received(port, GET)
 
     answer = asyncio.run(run())
