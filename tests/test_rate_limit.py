@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from src.callers.caller import NOBODY, Caller, current_caller
 from src.middleware.rate_limit import RateLimitMiddleware
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
 from src.util.client_address import TrustedProxies
 from src.util.rate import Rate
+from testing.asgi import http_scope, play
 
 
 class Clock:
@@ -149,15 +150,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def request(layer: RateLimitMiddleware, path: str = "/", peer: str = "192.0.2.1") -> tuple[int, dict[str, str], bytes]:
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": path, "headers": [], "client": (peer, 1)}
-    asyncio.run(layer(scope, None, send))  # type: ignore[arg-type]
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], headers, sent[1]["body"]
+    response = play(layer, http_scope(path, client=(peer, 1)))
+    headers = {name.decode(): value.decode() for name, value in response.starts[0]["headers"]}
+    return response.status, headers, response.body
 
 
 def layer_over(rate: str) -> RateLimitMiddleware:

@@ -4,9 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -28,6 +26,7 @@ from src.security import Layer, header_policy, layers, wrap
 from src.settings_loader import load_settings
 from src.util.probe_paths import PROBE_PATHS
 from src.util.rate import Rate
+from testing.asgi import Response, body_of, http_scope, play
 
 REQUIRED = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -167,79 +166,25 @@ APPS: dict[str, Callable[[], ASGIApp]] = {
 }
 
 
-@dataclass
-class Result:
-    """The response as it left the chain."""
-
-    starts: list[Message] = field(default_factory=list)
-    body: bytes = b""
-    ended: bool = False
-
-    @property
-    def status(self) -> int:
-        status: int = self.starts[0]["status"]
-        return status
-
-    def header(self, name: str) -> list[str]:
-        return [value.decode() for key, value in self.starts[0]["headers"] if key == name.encode()]
-
-
 def request(
     app: ASGIApp,
     path: str = "/",
     *,
     method: str = "GET",
     headers: dict[str, str] | None = None,
-    body: list[bytes] | None = None,
+    body: Sequence[bytes] = (b"",),
     peer: str = "192.0.2.7",
     hosts: Sequence[bytes] = (b"api.test",),
     version: str = "1.1",
     root_path: str = "",
     read: float = math.inf,
-) -> Result:
-    """One request, played as a server would; a body is streamed in without a declared length.
-
-    Its client reads so many messages, and then no more.
-    """
-    result = Result()
+) -> Response:
+    """Make one request; its body is streamed in without a declared length."""
     given = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     if "host" not in (headers or {}):
         given += [(b"host", host) for host in hosts]
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": version,
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": root_path,
-        "headers": given,
-        "client": (peer, 1),
-        "server": ("api.test", 80),
-    }
-    waiting = deque(body or [b""])
-
-    async def receive() -> Message:
-        if waiting:
-            return {"type": "http.request", "body": waiting.popleft(), "more_body": bool(waiting)}
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        nonlocal read
-        if read <= 0:
-            await asyncio.Event().wait()
-        read -= 1
-        if message["type"] == "http.response.start":
-            result.starts.append(message)
-        else:
-            result.body += message.get("body", b"")
-            result.ended = not message.get("more_body", False)
-
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 30))
-    return result
+    scope = http_scope(path, method=method, headers=given, client=(peer, 1), http_version=version, root_path=root_path)
+    return play(app, scope, body_of(*body), read=read)
 
 
 def chain_of(chosen: Settings, limit: RateLimit) -> list[Layer]:

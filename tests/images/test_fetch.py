@@ -144,14 +144,11 @@ def test_no_form_of_an_ipv4_address_is_open_in_ipv6(v4: IPv4Address) -> None:
     assert not any(is_public(IPv6Address(form)) for form in forms)
 
 
-ANY_IPV4: st.SearchStrategy[Any] = st.ip_addresses(v=4)
-
-
-def is_special(v4: IPv4Address) -> bool:
+def is_special(v4: IPv4Address | IPv6Address) -> bool:
     return v4.is_private or v4.is_loopback or v4.is_link_local or v4.is_multicast or v4.is_reserved or v4.is_unspecified
 
 
-@given(ANY_IPV4.filter(is_special))
+@given(st.ip_addresses(v=4).filter(is_special))
 def test_what_python_calls_private_is_closed(v4: IPv4Address) -> None:
     assert not is_public(v4)
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message
 
 from src.asgi import create_app
 from src.middleware import access_log
 from src.runner import Runner
 from src.settings_loader import load_settings
 from src.util.probe_paths import PROBE_PATHS
+from testing.asgi import LEFT, http_scope, play
 from testing.small_service import OPERATIONS, in_this_process
 
 
@@ -108,26 +109,16 @@ def test_a_probe_may_ask_with_head(path: str, debug: bool) -> None:
 
 def left(app: ASGIApp, *before: Message) -> tuple[list[Message], list[int]]:
     """Return the messages to a client that leaves after these, and its line in the access log."""
-    sent: list[Message] = []
     lines: list[int] = []
-    messages = [*before, {"type": "http.disconnect"}]
-
-    async def receive() -> Message:
-        return messages.pop(0) if len(messages) > 1 else messages[0]
-
-    async def send(message: Message) -> None:
-        sent.append(message)
 
     async def think(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    headers = [(b"host", b"x"), (b"content-type", b"application/json")]
-    scope: Scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "headers": headers}
+    scope = http_scope("/chat", method="POST", headers=[(b"host", b"x"), (b"content-type", b"application/json")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(access_log, "report_call", lambda call, _listeners: lines.append(call.status))
         patch.setattr(Runner, "_result", think)
-        asyncio.run(app({**scope, "client": ("192.0.2.7", 1), "scheme": "http"}, receive, send))  # type: ignore[arg-type]
-    return sent, lines
+        return play(app, scope, [*before, LEFT]).messages, lines
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Requests that bypass a layer or FastAPI get the same response as those that don't."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from src.middleware.cors import EXPOSED_HEADERS, CORSMiddleware
 from src.middleware.host import TrustedHostMiddleware
 from src.rest.app import FastPath
 from src.settings_loader import load_settings
+from testing.asgi import body_of, http_scope, play
 from testing.small_service import in_this_process
 
 ORIGINS = ["https://app.test", "https://other.test"]
@@ -88,38 +88,10 @@ def asked(
     root_path: str = "",
 ) -> list[Message]:
     """The messages that leave the app."""
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": root_path,
-        "headers": headers,
-        "client": ("192.0.2.7", 1),
-        "server": ("api.test", 80),
-        "state": {"request_id": "the-id"},
-    }
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        if waiting:
-            return waiting.pop()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(message: Message) -> None:
-        sent.append({**message, "headers": sorted(message.get("headers", ()))})
-
-    async def main() -> None:
-        await app(scope, receive, send)
-
-    asyncio.run(main())
-    return sent
+    state = {"request_id": "the-id"}
+    scope = http_scope(path, method=method, headers=headers, root_path=root_path, state=state)
+    sent = play(app, scope, body_of(body)).messages
+    return [{**message, "headers": sorted(message.get("headers", ()))} for message in sent]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
