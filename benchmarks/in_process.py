@@ -17,6 +17,7 @@ from benchmarks import baselines
 from src.asgi import create_app
 from src.bulkhead import Bulkhead
 from src.config import Settings
+from src.logs.access import AccessLines
 from src.logs.writer import stderr_writer
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.security import header_policy, layers, wrap
@@ -100,7 +101,7 @@ async def layer_costs() -> dict[str, float]:
     """
     chosen = settings()
     policy = header_policy(chosen)
-    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit), policy)
+    chain = layers(chosen, RateLimit(MemoryBuckets(), chosen.rate_limit), policy, [AccessLines(chosen).write])
     apps = [
         _nothing,
         *(wrap(_nothing, chain[len(chain) - number :], policy) for number in range(len(chain) + 1)),

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import Settings
 from src.errors import as_service_error
-from src.logs.access import AccessLines, CallListener
+from src.logs.access import CallListener
 from src.middleware.access_log import AccessLogMiddleware
 from src.middleware.compression import GZipMiddleware
 from src.middleware.cors import CORSMiddleware
@@ -77,7 +77,7 @@ def apply_security_middleware(
     Args:
         limit: The rate limit, shared with gRPC.
         operations: The flow's name by path, for the log.
-        listeners: Get the record of each request that has ended, as the access log does.
+        listeners: Get the record of each request that has ended.
     """
     policy = header_policy(settings)
     return wrap(app, layers(settings, limit, policy, listeners), policy, operations)
@@ -96,7 +96,6 @@ def layers(
     settings: Settings, limit: RateLimit, policy: "HeaderPolicy", listeners: Sequence[CallListener] = ()
 ) -> list[Layer]:
     """Return the chain, outermost first."""
-    listeners = (AccessLines(settings).write, *listeners)
     quiet_paths = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
     return [
         lambda app: AccessLogMiddleware(app, listeners, settings.proxies, quiet_paths),

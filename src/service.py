@@ -17,6 +17,7 @@ from src.images.fetch import ImageFetcher
 from src.lifecycle.lifespan import ACCEPTING_SECONDS, Lifespan
 from src.lifecycle.startup_errors import brief_startup_errors
 from src.llm import Llm
+from src.logs.access import AccessLines
 from src.middleware.in_flight import RequestsInFlight
 from src.middleware.websockets import websockets_as_http
 from src.operations import OPERATIONS
@@ -53,8 +54,16 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
     images = ImageFetcher(client_share=settings.client_share)
     flows = Flows(llm, images)
     runner = Runner(ai, flows, model=settings.model, cache=cache, drain=drain)
+    listeners = (AccessLines(settings).write, *telemetry.listeners)
     lifespan = Lifespan(
-        settings, ai, runner, limit, drain, telemetry=telemetry, addresses=addresses_for_log(settings, listens_as_set)
+        settings,
+        ai,
+        runner,
+        limit,
+        drain,
+        telemetry=telemetry,
+        listeners=listeners,
+        addresses=addresses_for_log(settings, listens_as_set),
     )
     endpoints = build_endpoints(runner, lambda: lifespan.ready, tells_cache=settings.debug)
     rest = build_rest(settings, endpoints, lifespan.run)
@@ -62,7 +71,7 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
         telemetry.status.add_to(rest)
     app: ASGIApp = telemetry.around_rest(rest) if telemetry.around_rest else FastPath(rest, endpoints)
     operations = {operation.path: operation.name for operation in OPERATIONS}
-    secured = apply_security_middleware(app, settings, limit, operations, telemetry.listeners)
+    secured = apply_security_middleware(app, settings, limit, operations, listeners)
     return brief_startup_errors(websockets_as_http(RequestsInFlight(telemetry.requests(secured), drain)))
 
 

@@ -188,7 +188,7 @@ def request(
 
 
 def chain_of(chosen: Settings, limit: RateLimit) -> list[Layer]:
-    return layers(chosen, limit, header_policy(chosen))
+    return layers(chosen, limit, header_policy(chosen), [AccessLines(chosen).write])
 
 
 def chain_without(name: str | None, app: ASGIApp, **values: Any) -> ASGIApp:

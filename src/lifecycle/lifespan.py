@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from src.drain import Drain
 from src.lifecycle.ports import check_port_free
 from src.lifecycle.server_parent import main_processes, server_parent_ended
 from src.lifecycle.stop_signals import BEGIN_STOP, on_stop_signals
+from src.logs.access import CallListener
 from src.logs.writer import stderr_writer
 from src.rate_limit import RateLimit
 from src.runner import Runner
@@ -49,10 +50,12 @@ class Lifespan:
         drain: Drain,
         *,
         telemetry: Telemetry,
+        listeners: Sequence[CallListener],
         addresses: Mapping[str, str],
     ) -> None:
         self.ready = False
         self._telemetry = telemetry
+        self._listeners = listeners
         self._addresses = addresses
         self._settings = settings
         self._ai = ai
@@ -179,7 +182,7 @@ class Lifespan:
                 self._runner,
                 self._limit,
                 hooks,
-                self._telemetry.listeners,
+                self._listeners,
                 main_processes=main_processes(),
             )
             try:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from src.config import Settings
-from src.logs.access import AccessLines, CallListener
+from src.logs.access import CallListener
 from src.operations import OPERATIONS
 from src.rate_limit import RateLimit
 from src.rpc.aio import Server
@@ -44,7 +44,7 @@ class GrpcServer:
 
     Args:
         hooks: Around all others, for the drain and traces.
-        listeners: Get the record of each RPC that has ended, as the access log does.
+        listeners: Get the record of each RPC that has ended.
         main_processes: Of the server that started this process as a worker, whose siblings share the port.
     """
 
@@ -60,7 +60,7 @@ class GrpcServer:
     ) -> None:
         self._main_processes = main_processes
         self._health = HealthService([SERVICE_DESCRIPTOR.full_name])
-        logging = GrpcLoggingInterceptor((AccessLines(settings).write, *listeners))
+        logging = GrpcLoggingInterceptor(listeners)
         self._interceptor = RpcInterceptor(
             (*hooks, logging, GrpcRateLimitInterceptor(limit)),
             timeout=settings.request_timeout,
