@@ -122,39 +122,41 @@ def start_telemetry(settings: Settings) -> "TracerProvider | None":
         log.warning("telemetry", found=names, state=f"off: install the extra {platform.extra!r}")
         return None
     try:
-        return _start(platform, names)
+        return _start(platform, names, os.environ)
     except Exception as error:
         log.warning("telemetry", found=names, state="off: it could not be started", exc_info=error)
         return None
 
 
-def _start(platform: Platform, names: list[str]) -> "TracerProvider | None":
+def _start(platform: Platform, names: list[str], environment: Mapping[str, str]) -> "TracerProvider | None":
     from src.telemetry import exporters
     from src.telemetry.traces import export_to, instrument_httpx, provide_traces
 
+    service = environment.get("OTEL_SERVICE_NAME") or SERVICE_NAME
     if platform.asks_network:
-        provider = provide_traces(SERVICE_NAME)
-        threading.Thread(target=_export_later, args=(provider, platform), daemon=True, name="exporter").start()
+        provider = provide_traces(service)
+        later = (provider, platform, environment)
+        threading.Thread(target=_export_later, args=later, daemon=True, name="exporter").start()
     else:
         try:
-            exporter = getattr(exporters, platform.exporter)()
+            exporter = getattr(exporters, platform.exporter)(environment)
         except exporters.MissingConfiguration as lacking:
             log.warning("telemetry", found=names, state=f"off: {lacking}")
             return None
-        provider = provide_traces(SERVICE_NAME, xray_ids=platform.extra == "aws")
+        provider = provide_traces(service, xray_ids=platform.extra == "aws")
         export_to(provider, exporter)
     instrument_httpx()
     log.info("telemetry", found=names, state="on", platform=platform.name, exporter=platform.exporter)
     return provider
 
 
-def _export_later(provider: "TracerProvider", platform: Platform) -> None:
+def _export_later(provider: "TracerProvider", platform: Platform, environment: Mapping[str, str]) -> None:
     """Create the exporter in a thread, because it gets credentials over the network. Earlier spans are not exported."""
     from src.telemetry import exporters
     from src.telemetry.traces import export_to
 
     try:
-        export_to(provider, getattr(exporters, platform.exporter)())
+        export_to(provider, getattr(exporters, platform.exporter)(environment))
     except Exception as error:
         log.warning("telemetry", found=[platform.name], state="off: no exporter", exc_info=error)
 

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     Field,
     FilePath,
+    PrivateAttr,
     SecretStr,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -34,6 +35,7 @@ from src.config_checks import (
     check_rate,
     check_sentry_dsn,
     check_server_certificate,
+    is_cloud_run,
     split_commas,
 )
 from src.providers.rows import PROVIDERS
@@ -70,6 +72,8 @@ class Flag:
 
 class Settings(BaseSettings):
     """Everything that can be configured. A field's environment variable is its name in capitals."""
+
+    _on_cloud_run: bool = PrivateAttr(default_factory=lambda: is_cloud_run(os.environ))
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -138,7 +142,7 @@ class Settings(BaseSettings):
         description="Allowed Host headers, comma-separated; `*.example.com` allows all subdomains; empty allows any.",
     )
     trusted_proxies: Annotated[str, AfterValidator(check_networks)] = Field(
-        default_factory=lambda: CLOUD_RUN_FRONT_END if os.environ.get("K_SERVICE") else "",
+        default_factory=lambda: CLOUD_RUN_FRONT_END if is_cloud_run(os.environ) else "",
         description="Proxies whose X-Forwarded headers are trusted: CIDRs, comma-separated, /8 or narrower "
         "(IPv6: /16), and `unix` for the peer of the REST server's Unix socket; on Cloud Run its front end by default.",
     )
@@ -357,7 +361,7 @@ class Settings(BaseSettings):
     @property
     def on_cloud_run(self) -> bool:
         """True in a container of Google Cloud Run."""
-        return bool(os.environ.get("K_SERVICE"))
+        return self._on_cloud_run
 
     @property
     def model_provider(self) -> str:

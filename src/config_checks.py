@@ -158,3 +158,8 @@ def check_sentry_dsn(dsn: str) -> None:
         Dsn(dsn)
     except ValueError:
         raise ValueError("SENTRY_DSN='***': is not a DSN; Sentry shows it under Client Keys") from None
+
+
+def is_cloud_run(environment: Mapping[str, str]) -> bool:
+    """Return True if this is the environment of a container of Google Cloud Run."""
+    return bool(environment.get("K_SERVICE"))

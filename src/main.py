@@ -18,7 +18,7 @@ from src.logs.setup import configure_logging, logging_config
 
 APP = "src.asgi:create_app_at_port"
 # granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
-# to half as much more pass, by the last read. uvicorn's limit is `util.uvicorn_http`'s, hypercorn's are its own.
+# to half as much more pass, by the last read. uvicorn's limit is `lifecycle.uvicorn_http`'s, hypercorn's are its own.
 MAX_HEADER_BYTES = 32_768
 MAX_STREAMS = 100
 # Connections that a worker of granian accepts: its default of 1,024 is filled by one client. If each sent half a head

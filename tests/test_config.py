@@ -341,3 +341,11 @@ def test_http2_is_refused_where_the_server_has_none() -> None:
 def test_a_host_that_dns_cannot_have_is_named(host: str) -> None:
     with pytest.raises(ValueError, match=rf"^HOST='{host}' \(--host\): is neither an address nor a name$"):
         check_port_free("HOST", host, "PORT", 8080)
+
+
+def test_cloud_run_is_recognized_once_when_the_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K_SERVICE", "s")
+    there = load_settings({"debug": True})
+    monkeypatch.delenv("K_SERVICE")
+    assert there.on_cloud_run
+    assert not load_settings({"debug": True}).on_cloud_run

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.config import ConfigError, Settings
+from src.config_checks import is_cloud_run
 from src.logs.redaction import hide_looks
 from src.logs.writer import is_terminal, stderr_writer
 from src.settings_loader import env_name, load_settings, missing_env_file
@@ -43,7 +44,7 @@ def exit_with(message: str) -> NoReturn:
 def _log_line(text: str) -> str:
     """As the log would have it, which is not configured as long as the settings are wrong."""
     line = {"event": text, "level": "critical", "logger": __name__, "timestamp": datetime.now(UTC).isoformat()}
-    if os.environ.get("K_SERVICE"):
+    if is_cloud_run(os.environ):
         line |= {"message": text, "severity": "CRITICAL"}
     return json.dumps(line)
 

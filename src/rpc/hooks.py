@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
-# Exempt from the rate limit, and bounded by `grpc_health` and `PROBE_SECONDS` instead.
+# Exempt from the rate limit, and bounded by `rpc.health` and `PROBE_SECONDS` instead.
 PROBE_METHODS = frozenset(
     {
         "/genkit.sample.v1.GenkitService/Health",

@@ -1,6 +1,6 @@
 """Span exporters, one per platform. Each needs an extra. None uses the network unless its docstring says so."""
 
-import os
+from collections.abc import Mapping
 
 from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
@@ -14,9 +14,9 @@ class MissingConfiguration(Exception):
     """Something is missing that only the operator can provide. The message names it."""
 
 
-def otlp() -> SpanExporter:
+def otlp(environment: Mapping[str, str]) -> SpanExporter:
     """Export to an OTLP collector, configured by OpenTelemetry's own variables."""
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
@@ -28,15 +28,15 @@ def otlp() -> SpanExporter:
     return Http()
 
 
-def google_cloud() -> SpanExporter:
+def google_cloud(environment: Mapping[str, str]) -> SpanExporter:
     """Export to Cloud Trace. Asks the metadata server for credentials and project."""
     from opentelemetry.exporter.cloud_trace import CloudTraceSpanExporter
 
-    project = os.environ.get("GOOGLE_CLOUD_PROJECT") or None
+    project = environment.get("GOOGLE_CLOUD_PROJECT") or None
     return CloudTraceSpanExporter(project_id=project)  # type: ignore[no-untyped-call]
 
 
-def aws() -> SpanExporter:
+def aws(_environment: Mapping[str, str]) -> SpanExporter:
     """Export to the AWS Distro for OpenTelemetry collector beside the container, with X-Ray's ids and header."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.propagators.aws import AwsXRayPropagator
@@ -45,9 +45,9 @@ def aws() -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def azure() -> SpanExporter:
+def azure(environment: Mapping[str, str]) -> SpanExporter:
     """Export to Application Insights."""
-    if not os.environ.get(AZURE_CONNECTION):
+    if not environment.get(AZURE_CONNECTION):
         raise MissingConfiguration(f"set {AZURE_CONNECTION}")
     from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter
 

@@ -4,7 +4,6 @@ Imported only if an exporter was found. Names and attributes follow OpenTelemetr
 gen_ai). No span contains callers' input or model output.
 """
 
-import os
 import threading
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,7 +46,7 @@ def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
     """Create the tracer provider of the process, once. The `OTEL_TRACES_SAMPLER` variables set the sampling.
 
     Args:
-        service: The service's name, unless `OTEL_SERVICE_NAME` sets another.
+        service: The service's name.
         xray_ids: Generate trace ids in the format of AWS X-Ray.
     """
     ids = None
@@ -55,9 +54,10 @@ def provide_traces(service: str, *, xray_ids: bool = False) -> TracerProvider:
         from opentelemetry.sdk.extension.aws.trace import AwsXRayIdGenerator
 
         ids = AwsXRayIdGenerator()
-    name = os.environ.get("OTEL_SERVICE_NAME") or service
     propagate.set_global_textmap(_ReceiveOnly(propagate.get_global_textmap()))
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), id_generator=ids, shutdown_on_exit=False)
+    provider = TracerProvider(
+        resource=Resource.create({SERVICE_NAME: service}), id_generator=ids, shutdown_on_exit=False
+    )
     provider.sampler = OwnDecision(provider.sampler)
     trace.set_tracer_provider(provider)
     return provider

@@ -114,7 +114,7 @@ def test_a_failing_error_reporter_ends_the_start_without_a_secret() -> None:
         [
             sys.executable,
             "-c",
-            "from src.observability import sentry; del sentry.report_bug\nimport src.asgi as a; a.create_app()",
+            "from src.telemetry import sentry; del sentry.report_bug\nimport src.asgi as a; a.create_app()",
         ],
         cwd=ROOT,
         env={"PATH": "", "MODEL": "offline/demo", "SENTRY_DSN": "http://canary@127.0.0.1:9/1"},
