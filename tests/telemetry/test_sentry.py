@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
 from src.logs.redaction import Redactor
-from src.telemetry.sentry import KEPT, sampler, stripped
+from src.telemetry import sentry
+from src.telemetry.sentry import KEPT, StripBaggageMiddleware, report_bug, sampler, stripped
+from testing.asgi import http_scope, play
 
 SECRET = "the-key-of-the-provider"
 WORDS = "what-a-caller-wrote"
@@ -16,14 +19,25 @@ REDACTOR = Redactor([SECRET])
 
 words = st.just(WORDS) | st.builds("{} {}".format, st.text(max_size=5), st.just(WORDS))
 bags: st.SearchStrategy[Any] = st.recursive(
-    words, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    words,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+    max_leaves=3,
 )
 frames = st.fixed_dictionaries(
     {"filename": st.just("src/llm.py"), "lineno": st.integers(1, 500)},
-    optional={"vars": bags, "context_line": words, "pre_context": st.lists(words), "post_context": st.lists(words)},
+    optional={
+        "vars": bags,
+        "context_line": words,
+        "pre_context": st.lists(words, max_size=1),
+        "post_context": st.lists(words, max_size=1),
+    },
 )
 exceptions = st.fixed_dictionaries(
-    {"type": st.just("ValueError"), "value": words, "stacktrace": st.fixed_dictionaries({"frames": st.lists(frames)})},
+    {
+        "type": st.just("ValueError"),
+        "value": words,
+        "stacktrace": st.fixed_dictionaries({"frames": st.lists(frames, max_size=2)}),
+    },
     optional={"mechanism": st.fixed_dictionaries({"type": st.just("log")}, optional={"data": bags})},
 )
 spans = st.fixed_dictionaries(
@@ -39,14 +53,15 @@ unknown = st.dictionaries(
     st.sampled_from(["request", "user", "extra", "breadcrumbs", "message", "logentry", "server_name", "modules"])
     | st.text(min_size=1, max_size=8).filter(lambda name: name not in KEPT),
     bags,
+    max_size=4,
 )
 
 
 @given(
     unknown,
     st.fixed_dictionaries(
-        {"exception": st.fixed_dictionaries({"values": st.lists(exceptions)}), "contexts": contexts},
-        optional={"spans": st.lists(spans)},
+        {"exception": st.fixed_dictionaries({"values": st.lists(exceptions, max_size=2)}), "contexts": contexts},
+        optional={"spans": st.lists(spans, max_size=2)},
     ),
 )
 def test_no_words_of_a_caller_leave(extra: dict[str, Any], event: dict[str, Any]) -> None:
@@ -80,3 +95,35 @@ def test_an_error_without_frames_is_no_obstacle(stacktrace: dict[str, Any] | Non
 def test_transactions_are_sampled_by_the_rate_alone(rate: float) -> None:
     for parent in (None, True, False):
         assert sampler(rate)({"parent_sampled": parent, "parent_sample_rate": 1 - rate}) == rate
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_reported"),
+    [
+        pytest.param({"level": "error", "exc_info": LookupError("x")}, True, id="a bug"),
+        pytest.param({"level": "critical", "exc_info": LookupError("x")}, True, id="a fatal one"),
+        pytest.param({"level": "warning", "exc_info": LookupError("x")}, False, id="an expected failure"),
+        pytest.param({"level": "error"}, False, id="an error without an exception"),
+        pytest.param({"level": "error", "exc_info": True}, False, id="an exception that is not named"),
+    ],
+)
+def test_a_logged_bug_is_reported_and_nothing_else(
+    fields: dict[str, Any], is_reported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[tuple[BaseException, dict[str, str]]] = []
+    monkeypatch.setattr(sentry, "report", lambda error, **tags: reported.append((error, tags)))
+    event = {"event": "x", "request_id": "r-1", "client": "192.0.2.1", **fields}
+    assert report_bug(None, "", dict(event)) == event
+    assert reported == ([(fields["exc_info"], {"request_id": "r-1"})] if is_reported else [])
+
+
+def test_the_sdk_sees_no_baggage_and_every_other_header() -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.extend(scope["headers"])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    headers = [(b"baggage", b"sentry-release=x"), (b"sentry-trace", b"y"), (b"host", b"api.test"), (b"baggage", b"z")]
+    play(StripBaggageMiddleware(app), http_scope(headers=headers))
+    assert seen == [(b"sentry-trace", b"y"), (b"host", b"api.test")]

@@ -1,14 +1,18 @@
 """The figures of the status page."""
 
+import json
 import time
 
 import pytest
+from fastapi import FastAPI
 
 from src.drain import Drain
 from src.logs.access import EndedCall
 from src.rate_limit import MemoryBuckets
 from src.telemetry.sources import Sources
 from src.telemetry.status import MAX_CALLS, MAX_SHOWN, WINDOW_SECONDS, Status
+from src.util.probe_paths import STATUS_PATH
+from testing.asgi import http_scope, play
 
 
 @pytest.fixture
@@ -80,3 +84,13 @@ def test_an_rpc_is_shown_by_its_method(status: Status) -> None:
     status.note(EndedCall("grpc", name, "", name, "OK", 0.1, 3, "192.0.2.1", "r-1", is_quiet=False))
     [shown] = status.snapshot()["recent"]
     assert (shown["protocol"], shown["name"], shown["status"]) == ("gRPC", "Chat", "OK")
+
+
+def test_the_page_and_its_figures_are_served(status: Status) -> None:
+    app = FastAPI()
+    status.add_to(app)
+    call(status)
+    page = play(app, http_scope(STATUS_PATH))
+    assert (page.status, page.header("content-type")) == (200, ["text/html; charset=utf-8"])
+    data = play(app, http_scope(f"{STATUS_PATH}.json"))
+    assert json.loads(data.body)["calls"] == 1
