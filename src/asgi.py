@@ -23,11 +23,11 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None, *, listens_as_set: bool = False) -> ASGIApp:
-    """The service as an ASGI app.
+    """Build the service as an ASGI app. An invalid setting ends the process with status 2.
 
     Args:
-        settings: Taken from the environment when not given; a wrong one then ends the process with status 2.
-        listens_as_set: True where the server takes REST's address from the settings, which the log then names.
+        settings: Read from the environment if not given.
+        listens_as_set: True if the server listens on HOST and PORT, so that the log can name REST's address.
     """
     settings = settings or load_settings_or_exit()
     try:
@@ -47,13 +47,13 @@ def create_app(settings: Settings | None = None, *, listens_as_set: bool = False
             return build_app(settings, listens_as_set=listens_as_set)
     except ConfigError as error:
         exit_with(str(error))
-    except Exception:  # not every server logs it, and none in the log's format while it loads the app
+    except Exception:  # servers don't log it in this format while they load the app, and some not at all
         log.critical("can't start", exc_info=True)
         sys.exit(1)
 
 
 def create_app_at_port() -> ASGIApp:
-    """As `create_app`, for `python -m src`: REST listens on HOST and PORT."""
+    """Build the app for `python -m src`, where REST listens on HOST and PORT."""
     return create_app(listens_as_set=True)
 
 

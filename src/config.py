@@ -1,5 +1,6 @@
-"""Settings and their validation. Defaults are closed: whoever configures nothing
-gets a production service that refuses to start until a model is named.
+"""Settings and their validation.
+
+Defaults are closed: without configuration this is a production service that does not start until a model is named.
 """
 
 import os
@@ -44,7 +45,7 @@ from src.util.rate import Rate
 
 GEMINI_FLASH = "googleai/gemini-flash-latest"
 OFFLINE_MODEL = "offline/demo"
-CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # what a container there sees as its peer
+CLOUD_RUN_FRONT_END = "169.254.0.0/16"  # the peer of a container's connections there
 ENV_NAME = re.compile("[A-Za-z0-9_-]{0,64}")  # part of a file's name
 ENV_FILE_ENCODING = "utf-8-sig"  # skips the byte order mark that some editors write
 
@@ -53,15 +54,15 @@ MODELS = [*(f"{name}/<name>" for name in PROVIDERS if name != "offline"), OFFLIN
 
 
 class ConfigError(Exception):
-    """A setting is wrong. The message is one line for each, naming variable, value and what is allowed."""
+    """One or more settings are invalid. The message has one line for each: variable, value, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """The flag of a setting where it is not simply `--<field-name> VALUE`.
+    """A flag that differs from `--<field-name> VALUE`.
 
     Attributes:
-        value: The bare flag sets this; None: the flag takes a value.
+        value: The value that the bare flag sets. None for a flag that takes a value.
         help: Replaces the setting's description in `--help`, for a flag that sets the opposite.
     """
 
@@ -192,7 +193,7 @@ class Settings(BaseSettings):
     cb_recovery_timeout: float = Field(
         30.0, gt=0, le=3600, description="Time until an open circuit allows a probe, in seconds."
     )
-    cache_enabled: bool = Field(True, description="Enable the response cache, for the flows that are cacheable.")
+    cache_enabled: bool = Field(True, description="Enable the response cache, for flows with `cached=True`.")
     cache_ttl: float = Field(300.0, gt=0, le=86_400, description="Cache lifetime, in seconds.")
     cache_max_size: int = Field(
         1024, ge=1, le=1_000_000, description="Maximum number of cached responses, per process."
@@ -226,13 +227,13 @@ class Settings(BaseSettings):
         False, description="Export traces to the project GOOGLE_CLOUD_PROJECT on any platform."
     )
     genkit_telemetry_disabled: Annotated[bool, Flag("--no-telemetry", True)] = Field(
-        False, description="Disable tracing, in memory too."
+        False, description="Disable tracing, including Genkit's own tracer."
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _without_blanks_around(cls, value: Any, info: ValidationInfo) -> Any:
-        """Strip text, which may come from a file with a line end. Blank text is none."""
+        """Strip text, because a secret read from a file may end with a line feed. Blank text means the default."""
         if not isinstance(value, str):
             return value
         value = value.strip()
@@ -313,15 +314,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.grpc_enabled and self.port == self.grpc_port:
-            raise ValueError(f"GRPC_PORT={self.grpc_port} (--grpc-port): is also PORT; use another")
+            raise ValueError(f"GRPC_PORT={self.grpc_port} (--grpc-port): is the same as PORT; use another")
         if self.metrics_port == self.port or (self.grpc_enabled and self.metrics_port == self.grpc_port):
             other = "PORT" if self.metrics_port == self.port else "GRPC_PORT"
-            raise ValueError(f"METRICS_PORT={self.metrics_port} (--metrics-port): is also {other}; use another")
+            raise ValueError(f"METRICS_PORT={self.metrics_port} (--metrics-port): is the same as {other}; use another")
         return self
 
     @property
     def rate_limit(self) -> Rate:
-        """The rate of one client."""
         return Rate.parse(self.rate_limit_default)
 
     @property
@@ -331,12 +331,12 @@ class Settings(BaseSettings):
 
     @property
     def cors_origins(self) -> list[str]:
-        """The origins whose scripts may read answers; `*` is any."""
+        """The origins whose scripts may read responses; `*` is any."""
         return split_commas(self.cors_allowed_origins) or (["*"] if self.debug else [])
 
     @property
     def trusted_host_patterns(self) -> list[str]:
-        """The hosts that requests may be addressed to; none: any."""
+        """The allowed Host headers. An empty list allows any."""
         return split_commas(self.trusted_hosts)
 
     @cached_property
@@ -354,18 +354,16 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """The values that must appear nowhere."""
+        """The values of the secret settings, which must not appear in logs or responses."""
         values = (getattr(self, name) for name, field in type(self).model_fields.items() if is_secret(field))
         return [value.get_secret_value() for value in values if value is not None]
 
     @property
     def on_cloud_run(self) -> bool:
-        """True in a container of Google Cloud Run."""
         return self._on_cloud_run
 
     @property
     def model_provider(self) -> str:
-        """The part of `model` before the slash."""
         return self.model.partition("/")[0]
 
     @property
@@ -386,7 +384,6 @@ def is_secret(field: FieldInfo) -> bool:
 
 
 def flag_of(name: str, field: FieldInfo) -> Flag:
-    """The command-line flag of a setting."""
     given = next((item for item in field.metadata if isinstance(item, Flag)), None)
     return given or Flag("--" + name.replace("_", "-"))
 

@@ -26,7 +26,6 @@ _Url = TypeVar("_Url", str, str | None)
 
 
 def split_commas(value: str) -> list[str]:
-    """Return the entries of a comma-separated setting."""
     return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
@@ -76,7 +75,6 @@ def check_host_patterns(value: str) -> str:
 
 
 def check_networks(value: str) -> str:
-    """Check the comma-separated networks of TRUSTED_PROXIES."""
     for entry in split_commas(value):
         if entry == UNIX:
             continue
@@ -91,7 +89,6 @@ def check_networks(value: str) -> str:
 
 
 def check_rate(value: str) -> str:
-    """Check a rate, such as `60/minute`."""
     Rate.parse(value)  # its ValueError says how to write it
     return value
 
@@ -151,13 +148,13 @@ def check_proxies(environment: Mapping[str, str]) -> None:
 
 
 def check_sentry_dsn(dsn: str) -> None:
-    """Check that Sentry's SDK can read the DSN. It holds a key: not shown."""
-    from sentry_sdk.utils import Dsn  # not for those who have none: it takes a while
+    """Check that Sentry's SDK can read the DSN. The message hides the DSN, because it contains a key."""
+    from sentry_sdk.utils import Dsn  # slow to import, and only needed with a DSN
 
     try:
         Dsn(dsn)
     except ValueError:
-        raise ValueError("SENTRY_DSN='***': is not a DSN; Sentry shows it under Client Keys") from None
+        raise ValueError("SENTRY_DSN='***': is not a DSN; copy it from Client Keys in Sentry") from None
 
 
 def is_cloud_run(environment: Mapping[str, str]) -> bool:

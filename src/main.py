@@ -17,12 +17,12 @@ from src.lifecycle.stop_signals import block_stop_signals, take_as_sigterm, unbl
 from src.logs.setup import configure_logging, logging_config
 
 APP = "src.asgi:create_app_at_port"
-# granian reads no more of a request head once it has this much (its defaults are 400 KB and 16 MB); HTTP/1 heads of up
-# to half as much more pass, by the last read. uvicorn's limit is `lifecycle.uvicorn_http`'s, hypercorn's are its own.
+# granian stops reading a request head at this size (its defaults are 400 KB and 16 MB). Its last read lets HTTP/1 heads
+# of up to one and a half times the size pass. `lifecycle.uvicorn_http` limits uvicorn; hypercorn has limits of its own.
 MAX_HEADER_BYTES = 32_768
 MAX_STREAMS = 100
-# Connections that a worker of granian accepts: its default of 1,024 is filled by one client. If each sent half a head
-# of 48 KiB they would take 384 MiB.
+# Connections that a granian worker accepts. One client could fill its default of 1,024. If each sent an unfinished head
+# of 48 KiB, they would take 384 MiB.
 MAX_CONNECTIONS = 8192
 FILES_OF_OURS = 512  # beside connections: the gRPC server, the model's connections, logs
 
@@ -30,11 +30,11 @@ FILES_OF_OURS = 512  # beside connections: the gRPC server, the model's connecti
 def main(argv: Sequence[str] | None = None) -> None:
     """Start the service and return when it has drained.
 
-    A wrong flag, setting or a taken port ends the process with status 2 and one line on stderr.
+    An invalid flag or setting, or a taken port, ends the process with status 2 and one line on stderr.
     """
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
     settings = load_settings_or_exit(flags)
-    export_to_environment(flags)  # worker processes build their own settings, and must come to the same
+    export_to_environment(flags)  # worker processes read the settings again, and must get the same
     configure_logging(settings)
     check_ports_free(settings)
     take_as_sigterm()
@@ -59,7 +59,7 @@ def _address(settings: Settings) -> str:
 
 
 def _seconds_to_stop(settings: Settings) -> int:
-    """Seconds after which a server may kill: the app itself ends its work when the grace is over."""
+    """Return the seconds after which a server may kill a worker. The app itself ends after the grace period."""
     return math.ceil(settings.shutdown_grace) + 1
 
 
@@ -93,7 +93,7 @@ def _granian(settings: Settings) -> None:
         ),
         websockets=False,
         workers_kill_timeout=_seconds_to_stop(settings),
-        # A single worker that ends takes the service with it, for its supervisor to see.
+        # If a single worker ends, the service ends, so that its supervisor notices.
         respawn_failed_workers=settings.workers > 1,
         log_level=LogLevels(settings.log_level),
         log_dictconfig=logging_config(settings),
@@ -106,11 +106,12 @@ def _uvicorn(settings: Settings) -> None:
 
     from src.lifecycle.uvicorn_http import HeadTimeoutProtocol
 
-    # uvicorn raises the signal that stopped it once more when it is done, which would make a clean stop look bad.
-    # Until its own handlers are in place these would swallow a signal, so it waits for the app's lifespan.
+    # After a clean stop uvicorn raises the signal again, which would end the process with an error status. These
+    # handlers ignore it. They would also swallow a signal before uvicorn has set its own handlers, so signals are
+    # blocked until the app's lifespan.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: None)
-    if settings.workers == 1:  # else the handlers of the parent come at once, and no lifespan
+    if settings.workers == 1:  # with more, uvicorn's parent sets its handlers at once, and has no lifespan
         block_stop_signals()
     # With several workers uvicorn's main process swallows SIGQUIT.
     Multiprocess.handle_quit = Multiprocess.handle_term  # type: ignore[attr-defined]
@@ -125,7 +126,7 @@ def _uvicorn(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # whose headers count is for TRUSTED_PROXIES alone to say
+        proxy_headers=False,  # TRUSTED_PROXIES alone decides whose headers count
         ws="none",
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=_seconds_to_stop(settings),
@@ -144,7 +145,7 @@ def _hypercorn(settings: Settings) -> None:
     config.worker_class = "uvloop"
     config.graceful_timeout = _seconds_to_stop(settings)
     config.keep_alive_timeout = settings.keep_alive_timeout
-    # Only this closes idle HTTP/2 connections. It is longer than a client may be silent: while it waits for a response.
+    # Only this closes idle HTTP/2 connections. A client that waits for a response is silent too, so it is longer.
     config.read_timeout = math.ceil(settings.request_timeout) + 5
     config.backlog = 1024
     config.include_server_header = False
@@ -158,7 +159,10 @@ def _hypercorn(settings: Settings) -> None:
 
 @contextmanager
 def _noting_signals() -> Iterator[Callable[[], bool]]:
-    """Note whether signals arrive, beside the handlers that hypercorn installs. Only for a process without a loop."""
+    """Yield a function that returns True if a stop signal has arrived. hypercorn's handlers stay active.
+
+    Only for a process without an event loop.
+    """
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)

@@ -28,11 +28,11 @@ def check_request(sent: Sequence[Message], made: Sequence[Message]) -> None:
     """
     ours, rounds = sent[: len(made)], sent[len(made) :]
     if not _are_as_made(ours, made) or not _are_tool_rounds(rounds):
-        log.error("a request to the model holds what this service did not make", roles=[each.role for each in sent])
+        log.error("blocked an LLM request with content from elsewhere", roles=[each.role for each in sent])
         raise ServiceError
     length = sum(_length(part) for message in sent for part in message.content)
     if length > MAX_REQUEST_CHARS:
-        log.error("a request to the model is too long", characters=length, tool_rounds=len(rounds) // 2)
+        log.error("blocked an LLM request that is too long", characters=length, tool_rounds=len(rounds) // 2)
         raise AnswerUnusable if rounds else ServiceError
 
 

@@ -15,10 +15,10 @@ from src.config import ENV_FILE_ENCODING, ENV_NAME, ConfigError, Settings, flag_
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from `overrides` (by field name), the environment and the env files of the working directory.
+    """Read the settings from `overrides` (by field name), the environment and the working directory's env files.
 
     Raises:
-        ConfigError: a value is not allowed, or an env file can't be read; the message has one line for each.
+        ConfigError: Values are invalid, or env files can't be read. The message has one line for each.
     """
     overrides = dict(overrides or {})
     name = env_name(overrides)
@@ -32,7 +32,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
 
 
 def env_name(overrides: Mapping[str, Any]) -> str:
-    """Return the name of the environment; empty if it is not allowed, which the validation of the settings reports."""
+    """Return the name of the environment; empty if it is invalid, which the validation of the settings reports."""
     name = str(overrides.get("app_env") or os.environ.get("APP_ENV", ""))
     return name if ENV_NAME.fullmatch(name) else ""
 
@@ -42,7 +42,7 @@ def _named_env_file(name: str) -> str:
 
 
 def missing_env_file(name: str) -> Path | None:
-    """Return the path of the env file of this environment, if there is no such file."""
+    """Return the path of this environment's env file if it does not exist, otherwise None."""
     file = Path(_named_env_file(name)).absolute()
     return file if name and not file.exists() else None
 
@@ -62,7 +62,7 @@ def _check_readable(file: Path) -> None:
 
 
 def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: Sequence[str]) -> str:
-    """One line a mistake. Pydantic hides the inputs (a secret may be among them); ours are shown unless secret."""
+    """Return one line per error. Pydantic hides all values; these lines show them, except secrets."""
     raw = _Unvalidated(_env_file=env_files).model_extra or {}
     lines = []
     for mistake in error.errors(include_url=False, include_context=False):
@@ -82,6 +82,6 @@ def _describe(error: ValidationError, overrides: Mapping[str, Any], env_files: S
 
 
 class _Unvalidated(BaseSettings):
-    """The env files' raw values, to show a wrong one as it was written."""
+    """The env files' raw values, to show an invalid one as it was written."""
 
     model_config = SettingsConfigDict(extra="allow", env_file_encoding=ENV_FILE_ENCODING)

@@ -87,7 +87,9 @@ def test_precedence_is_flag_environment_named_file_env_file_default(monkeypatch:
         pytest.param(
             {"model": "openai/x"}, "OPENAI_API_KEY='': MODEL=openai/x needs an API key", id="no key, no server"
         ),
-        pytest.param({"port": 9, "grpc_port": 9}, "GRPC_PORT=9 (--grpc-port): is also PORT;", id="one port for both"),
+        pytest.param(
+            {"port": 9, "grpc_port": 9}, "GRPC_PORT=9 (--grpc-port): is the same as PORT;", id="one port for both"
+        ),
         pytest.param({"app_env": "../x"}, "APP_ENV='../x' (--env): String should match", id="path as environment"),
         pytest.param(
             {"grpc_tls_key": "a" * 300},
@@ -339,7 +341,7 @@ def test_http2_is_refused_where_the_server_has_none() -> None:
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70])
 def test_a_host_that_dns_cannot_have_is_named(host: str) -> None:
-    with pytest.raises(ValueError, match=rf"^HOST='{host}' \(--host\): is neither an address nor a name$"):
+    with pytest.raises(ValueError, match=rf"^HOST='{host}' \(--host\): is neither an IP address nor a host name$"):
         check_port_free("HOST", host, "PORT", 8080)
 
 

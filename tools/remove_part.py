@@ -126,7 +126,7 @@ def _fills_its_lines(span: tuple[int, int, int, int], lines: Sequence[str]) -> b
 
 
 def _naming(module: ast.Module, mention: "re.Pattern[str]") -> Iterator[ast.expr | ast.stmt]:
-    """Yield what names it, but no imports: those that are left without a use go when the code is formatted."""
+    """Yield the nodes that name the part, except imports: formatting removes those that are left without a use."""
     docstrings = {node.value for node in ast.walk(module) if isinstance(node, ast.Expr)}
     for node in ast.walk(module):
         match node:

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings named on the command line, by field name, not yet validated.
+    """Return the settings from the command line by field name, not validated yet.
 
     Ends the process with status 2 on an unknown flag, with 0 after `--help`.
     """
@@ -85,6 +85,6 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def export_to_environment(overrides: Mapping[str, Any]) -> None:
-    """Put flags where worker processes find them, whichever server starts those: into the environment."""
+    """Put the flags into the environment, where the worker processes of every server find them."""
     for name, value in overrides.items():
         os.environ[name.upper()] = str(value)

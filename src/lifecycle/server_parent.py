@@ -1,4 +1,4 @@
-"""Knows the server's main process, which started this one as a worker, and notices its end.
+"""Find the server's main process, which started this worker, and notice its end.
 
 A worker that outlives it would keep serving beside the next start of the service, and no supervisor would know of it.
 """
@@ -13,10 +13,11 @@ _forked_by: list[int] = []
 
 
 def note_parent(pid: int, predecessor: int = 0) -> None:
-    """Name the server's main process, for a server that forks its workers without `multiprocessing`: gunicorn.
+    """Store the ids of the main processes for gunicorn, which forks its workers without `multiprocessing`.
 
     Args:
-        predecessor: The main process that hands over to this one.
+        pid: The server's main process.
+        predecessor: The main process that hands over to it, if any.
     """
     _forked_by[:] = [pid, predecessor] if predecessor else [pid]
 
@@ -28,7 +29,7 @@ def main_processes() -> list[int]:
     """
     if _forked_by:
         return _forked_by
-    # granian, uvicorn and hypercorn start their workers by `multiprocessing`, which tells a child of its parent.
+    # granian, uvicorn and hypercorn start their workers by `multiprocessing`, which stores a child's parent.
     parent = multiprocessing.parent_process()
     return [parent.pid] if parent and parent.pid else []
 

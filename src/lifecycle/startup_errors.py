@@ -1,4 +1,4 @@
-"""Report a wrong setting as one line, however the service is started."""
+"""Report an invalid setting in one line, whichever command starts the service."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from src.settings_loader import env_name, load_settings, missing_env_file
 
 
 def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """As `load_settings`, but a wrong setting ends the process: its line on stderr, exit status 2.
+    """Load the settings. Invalid ones end the process with a line each on stderr and exit status 2.
 
-    If the named env file is missing, another line says so, as that may be why a setting is wrong.
+    If the named env file is missing, another line reports it, because that may be the cause.
     """
     try:
         return load_settings(overrides)
@@ -30,10 +30,10 @@ def load_settings_or_exit(overrides: Mapping[str, Any] | None = None) -> Setting
 
 
 def exit_with(message: str) -> NoReturn:
-    """End the process as for any wrong setting: the message on stderr, exit status 2, no traceback.
+    """End the process with the message on stderr, exit status 2, and no traceback.
 
-    A person at a terminal reads `error: ...`; anything else gets lines of the log, one for each of the message. A value
-    in it may be a URL with a password, or a key that was pasted into the wrong setting.
+    At a terminal each line begins with `error:`, otherwise each is a line of the JSON log. Secrets are hidden, because
+    a value in the message may be a URL with a password, or a key that was pasted into the wrong setting.
     """
     for line in hide_looks(message).splitlines():
         text = f"error: {line}" if is_terminal() else _log_line(line)
@@ -42,7 +42,7 @@ def exit_with(message: str) -> NoReturn:
 
 
 def _log_line(text: str) -> str:
-    """As the log would have it, which is not configured as long as the settings are wrong."""
+    """Return the text as a line of the JSON log, which can't be configured with invalid settings."""
     line = {"event": text, "level": "critical", "logger": __name__, "timestamp": datetime.now(UTC).isoformat()}
     if is_cloud_run(os.environ):
         line |= {"message": text, "severity": "CRITICAL"}
@@ -53,7 +53,7 @@ def brief_startup_errors(app: ASGIApp) -> ASGIApp:
     """Wrap `app`, outermost, so that a ConfigError at start-up reaches the server as its message only.
 
     Otherwise Starlette sends the server the whole traceback, and raises, so that the server logs it once more. Some
-    servers (hypercorn) answer the message with an exception, which would print a traceback without the reason. In this
+    servers (hypercorn) raise an exception at this message, which would print a traceback without the reason. In this
     case the process exits as for any invalid setting.
     """
 

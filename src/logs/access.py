@@ -1,8 +1,7 @@
 """The record of an ended request or RPC, and the access log: one line for each.
 
-A line is rendered in one go, in the thread of the log. Through the processors of the other lines, which have to be
-ready for anything, it would cost as much as all layers of the chain together; rendered by the event loop, a tenth of a
-request from the cache.
+Access lines skip the processors of other lines, which would cost as much as all layers of the chain together. The log's
+thread renders them. On the event loop, that would cost a tenth of a cached request.
 """
 
 import time
@@ -22,7 +21,7 @@ from src.logs.redaction import Redactor, client_text
 from src.logs.writer import stderr_writer
 
 LOGGER = "access"
-RECORD_BYTES = 1024  # that a record takes in memory beside what its client wrote
+RECORD_BYTES = 1024  # of memory per record, beside the texts of its client
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 
 Protocol: TypeAlias = Literal["http", "grpc"]
@@ -30,12 +29,12 @@ Protocol: TypeAlias = Literal["http", "grpc"]
 
 @dataclass(slots=True)
 class EndedCall:
-    """A request or an RPC that has ended. What its client wrote is as it came: whoever shows it uses `client_text`.
+    """A request or an RPC that has ended. The client's texts in it are raw: use `client_text` to show them.
 
     Attributes:
         method: The request's method, or the RPC's full name.
         path: The request's path; empty for an RPC.
-        route: The path below the one that the app is mounted under; the RPC's full name.
+        route: The path below the app's mount point; the RPC's full name.
         status: The response's status, 499 if the client left before it; the name of the RPC's status code.
         seconds: How long it took.
         bytes: Size of the response's body or of the RPC's messages.
@@ -59,7 +58,7 @@ CallListener: TypeAlias = Callable[[EndedCall], None]
 
 
 def report_call(call: EndedCall, listeners: Iterable[CallListener]) -> None:
-    """Hand the record to all listeners. One that fails costs neither the call nor the other listeners."""
+    """Call all listeners. The failure of one affects neither the call nor the other listeners."""
     for listener in listeners:
         try:
             listener(call)
@@ -68,7 +67,7 @@ def report_call(call: EndedCall, listeners: Iterable[CallListener]) -> None:
 
 
 class AccessLines:
-    """Writes the lines, in the format and from the level on that the settings say, without secrets."""
+    """Writes access lines, without secrets, in the configured format and from the configured level."""
 
     def __init__(self, settings: Settings) -> None:
         self._console = structlog.get_logger(LOGGER) if settings.log_format == "console" else None
@@ -78,11 +77,10 @@ class AccessLines:
         self._is_google_cloud = settings.on_cloud_run
 
     def write(self, call: EndedCall) -> None:
-        """Write the line of a call."""
         level = "debug" if call.is_quiet else "info"
         if level not in self._levels:
             return
-        event, fields = _line(call)  # not in the thread: what waits in the queue has to be cut
+        event, fields = _line(call)  # not in the thread: texts must be cut before they wait in the queue
         if self._console is not None:
             getattr(self._console, level)(event, **fields)
             return

@@ -76,7 +76,7 @@ class Redactor:
         return self.text(line)
 
     def text(self, text: str) -> str:
-        """Return the text without known secrets and without what looks like one."""
+        """Hide known secrets, and everything that looks like a secret."""
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
@@ -84,7 +84,7 @@ class Redactor:
 
 
 def hide_looks(text: str) -> str:
-    """Hide what looks like a secret."""
+    """Hide everything that looks like a secret."""
     small = text.lower()
     for hint, look, replacement in _SECRET_LOOKS:
         if hint in small:

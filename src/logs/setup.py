@@ -110,7 +110,6 @@ class LogHandler(logging.Handler):
         self._writer.describe_dropped = self._describe_dropped
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record's line."""
         try:
             line = self.format(record)
         except Exception as error:  # logging itself would print the record's arguments
@@ -128,7 +127,7 @@ def _record(event: str, **fields: object) -> logging.LogRecord:
 
 
 def formatter_from_environment() -> logging.Formatter:
-    """Return the formatter for lines that a server writes outside the app: before it, or in a parent of workers."""
+    """Return the formatter for lines that a server logs before it loads the app, or in a parent of workers."""
     try:
         return _formatter(load_settings())
     except ConfigError:  # the app itself will report it
@@ -224,7 +223,7 @@ def _log_warning(
 ) -> None:
     """Log the category and place of a Python warning. Its text may quote a provider: SDKs warn of unknown values."""
     log.warning("Python warning", category=category.__name__, place=f"{filename}:{lineno}")
-    log.debug("what the warning says", message=str(message))
+    log.debug("text of the Python warning", message=str(message))
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

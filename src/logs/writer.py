@@ -1,7 +1,7 @@
-"""Writes log lines to stderr from a thread, so that a reader that stalls holds up nothing but the log.
+"""Write log lines to stderr from a thread, so that a stalled reader delays only the log.
 
-Lines wait in a queue that is bounded in lines and bytes. When it is full, new lines are dropped and counted; once the
-reader is back, a line of the log gives their number.
+Lines wait in a queue that is bounded in lines and bytes. When it is full, new lines are dropped and counted. When the
+reader is back, a log line gives their number.
 """
 
 import atexit
@@ -20,12 +20,12 @@ from queue import Empty, SimpleQueue
 MAX_LINE_BYTES = 16 * 1024
 MAX_QUEUED_LINES = 16_384
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
-# Seconds that lines wait for others while the process serves: one wake-up of the thread for all of them.
+# Seconds that lines wait for others while the process serves, so that the thread wakes up once for all of them.
 BATCH_SECONDS = 0.01
-# Seconds that a line is waited for while the process does not serve. It may end at any moment then, and take the line
-# with it.
+# Maximum seconds that `write` waits for its line while the process does not serve. The process may end at any moment
+# then, and the line would be lost.
 PROMPT_SECONDS = 0.25
-EXIT_SECONDS = 0.5  # for what is left at the end
+EXIT_SECONDS = 0.5  # for the remaining lines at the end
 # A pipe takes this many bytes at once or not at all (POSIX: PIPE_BUF is at least 512, on Linux 4096), so lines of
 # several workers do not mix.
 MAX_WRITE_BYTES = select.PIPE_BUF
@@ -36,16 +36,16 @@ Render = Callable[[], bytes]
 
 
 class LogWriter:
-    """A bounded queue of log lines, and the thread that writes them. `write` never waits for the reader for long.
+    """A bounded queue of log lines, and the thread that writes them.
 
-    It may be called from any thread, from signal handlers and from destructors.
+    `write` may be called from any thread, from signal handlers and from destructors. It never waits for long.
 
     Attributes:
-        dropped: Lines dropped so far in this process.
-        describe_dropped: Makes the log line about that many lines dropped.
+        dropped: Number of lines dropped so far in this process.
+        describe_dropped: Returns the log line that reports this number of dropped lines.
 
     Args:
-        sink: Writes bytes, and may block as long as it likes.
+        sink: Writes bytes. May block.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -54,37 +54,38 @@ class LogWriter:
         self.renew()
 
     def renew(self) -> None:
-        """Start anew in the child of a fork, which has neither the thread nor a part in the lines of its parent."""
+        """Reset the writer in the child of a fork. The thread and the queued lines belong to the parent."""
         self._queue: SimpleQueue[bytes | tuple[Render, int] | threading.Event] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_batching = self._is_stalled = False
         self.dropped = self._reported = 0
-        # The lock guards the counts of what was put; those of what was written belong to the thread.
+        # The lock guards the counts of queued lines. Only the thread changes the counts of written lines.
         self._put_lines = self._put_bytes = self._written_lines = self._written_bytes = 0
 
     def write(self, line: bytes) -> None:
-        """Queue a line, its line feed included; a longer one than 16 KiB is cut.
+        """Queue a line, which ends with a line feed. A line over 16 KiB is cut.
 
-        While the process does not serve (see `batching`), wait a quarter of a second for it to be written.
+        While the process does not serve (see `batching`), wait up to a quarter of a second until it is written.
         """
         line = _cut(line)
         self._put(line, len(line))
 
     def write_later(self, render: Render, size: int) -> None:
-        """Queue a line that the thread renders: for lines of every request, which must cost the event loop little.
+        """Queue a line that the thread renders, so that it costs the event loop little.
 
         Args:
-            render: Makes the line, its line feed included.
-            size: Bytes of memory that its values take until then; they count in the queue.
+            render: Returns the line, line feed included.
+            size: Bytes of memory that its values take until then, which count for the queue's limit.
         """
         self._put((render, size), size)
 
     @contextmanager
     def batching(self) -> Iterator[None]:
-        """Write lines together a few milliseconds later, and wait for none of them: for the time an event loop runs.
+        """Write lines in batches, a few milliseconds later, without waiting for them. For while an event loop runs.
 
-        At the end what is left is written: processes that `multiprocessing` started run no `atexit` handlers.
+        The end of the block writes the remaining lines: processes that `multiprocessing` started run no `atexit`
+        handlers.
         """
         self._is_batching = True
         try:
@@ -93,7 +94,7 @@ class LogWriter:
             self.close()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all lines so far are written, at most this long. Return whether they are."""
+        """Wait at most this long until all lines so far are written. Returns True if they are."""
         if self._thread is None or self._thread is threading.current_thread():
             return True
         written = threading.Event()
@@ -101,7 +102,7 @@ class LogWriter:
         return written.wait(seconds)
 
     def close(self) -> None:
-        """Write what is left, in half a second at most."""
+        """Write the remaining lines, in half a second at most."""
         self._is_batching = False
         self._is_stalled = not self.flush(EXIT_SECONDS)
 
@@ -194,7 +195,7 @@ def _cut(line: bytes) -> bytes:
 
 @cache
 def stderr_writer() -> LogWriter:
-    """The process' one writer of log lines."""
+    """Return the only log writer of this process."""
     writer = LogWriter(write_to_stderr)
     os.register_at_fork(after_in_child=writer.renew)
     atexit.register(writer.close)
@@ -202,7 +203,7 @@ def stderr_writer() -> LogWriter:
 
 
 def write_to_stderr(data: bytes) -> None:
-    """Write all of it, however long it takes. Where stderr is closed, or nobody reads it any more, it is lost."""
+    """Write all bytes, however long it takes. They are lost if stderr is closed or nobody reads it any more."""
     stream = sys.stderr
     if stream is None:  # closed when the process started; its number may be another file's by now
         return
@@ -211,7 +212,7 @@ def write_to_stderr(data: bytes) -> None:
         if is_replaced:
             stream.write(data.decode())
         else:
-            # Past the stream's own buffer, whose lock a blocked thread would hold while the process wants to end.
+            # Bypass the stream's buffer: a blocked thread would hold its lock while the process wants to end.
             _write_all(stream.fileno(), data)
 
 
@@ -224,7 +225,6 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def is_terminal() -> bool:
-    """Return True if stderr is a terminal."""
     try:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # closed

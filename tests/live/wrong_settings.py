@@ -60,7 +60,7 @@ MISTAKES = {
         "MODEL='googleai/text-embedding-004' (--model): the provider has no such text model",
     ),
     "settings that clash": Mistake(
-        {"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8 (--metrics-port): is also GRPC_PORT"
+        {"METRICS_PORT": "8", "GRPC_PORT": "8"}, "METRICS_PORT=8 (--metrics-port): is the same as GRPC_PORT"
     ),
 }
 
