@@ -1,6 +1,6 @@
 """Build the Genkit instance for the chosen model, and set up telemetry for the platform.
 
-Only what was chosen or found is imported.
+Other providers and exporters are not imported.
 """
 
 import os
@@ -29,7 +29,7 @@ SERVICE_NAME = "hardened-genkit-service"
 def build_genkit(settings: Settings) -> "Genkit":
     """Return Genkit with the settings' model as its default. Does not use the network.
 
-    Configure logging and call `disable_genkit_dev_features` before: when Genkit is constructed, it logs and sets up
+    Call `disable_genkit_dev_features` and configure logging first: when Genkit is constructed, it logs and sets up
     structlog.
     """
     provider = PROVIDERS[settings.model_provider]
@@ -47,9 +47,9 @@ def build_genkit(settings: Settings) -> "Genkit":
 
 
 def disable_genkit_dev_features(settings: Settings) -> None:
-    """Disable Genkit's developer UI, which opens a port, outside debug, and its tracer if telemetry is off.
+    """Disable Genkit's developer UI, except in debug, and its tracer, if telemetry is off.
 
-    Must run before `genkit` is imported, because Genkit reads the environment then.
+    The developer UI opens a port. Must run before `genkit` is imported, because Genkit reads the environment then.
     """
     if not settings.debug:
         os.environ["GENKIT_ENV"] = "prod"
@@ -98,7 +98,7 @@ GOOGLE_PROJECT = Platform("Google Cloud", "GOOGLE_CLOUD_PROJECT", *_GOOGLE)
 
 
 def find_platforms(settings: Settings, environment: Mapping[str, str]) -> list[Platform]:
-    """Return the platforms that the environment names, the one to use first."""
+    """Return the platforms that the environment names. The first one is used."""
     candidates = (*PLATFORMS, GOOGLE_PROJECT) if settings.genkit_telemetry_gcp else PLATFORMS
     return [platform for platform in candidates if environment.get(platform.signal)]
 
@@ -106,8 +106,8 @@ def find_platforms(settings: Settings, environment: Mapping[str, str]) -> list[P
 def start_telemetry(settings: Settings) -> "TracerProvider | None":
     """Turn on tracing if the environment names a backend, and log the result in one line.
 
-    Never waits for the network and never raises. Returns None if there are no traces; then nothing was imported for
-    them.
+    Never waits for the network and never raises. Returns None if tracing is off. If no backend is found, no tracing
+    package is imported.
     """
     if settings.genkit_telemetry_disabled:
         log.info("telemetry", state="off: GENKIT_TELEMETRY_DISABLED")
@@ -158,7 +158,7 @@ def _export_later(provider: "TracerProvider", platform: Platform, environment: M
     try:
         export_to(provider, getattr(exporters, platform.exporter)(environment))
     except Exception as error:
-        log.warning("telemetry", found=[platform.name], state="off: no exporter", exc_info=error)
+        log.warning("telemetry", found=[platform.name], state="off: the exporter could not be created", exc_info=error)
 
 
 def _is_installed(module: str) -> bool:

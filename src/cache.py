@@ -14,15 +14,15 @@ from src.errors import ServiceError
 V = TypeVar("V")
 
 ENTRY_BYTES = 512  # per entry, beside its value: the key and two dictionary slots
-MAX_ENTRY_SHARE = 16  # a value above this part of all bytes would evict too many others
-MAX_JOINS = 2  # of calls that fail for reasons of the caller who started them
+MAX_ENTRY_SHARE = 16  # a value above a sixteenth of `max_bytes` would evict too many others
+MAX_JOINS = 2  # of calls that fail because of the limits of the caller who started them
 EXPIRED_AT_ONCE = 16  # maximum expired entries that adding one removes, so that no caller waits for thousands
 SWEPT_AT_ONCE = 256  # per sweep, which no caller waits for
 SWEEP_SECONDS = 0.05  # between two parts of a sweep
 
 
 class CacheUse(StrEnum):
-    """The use of the cache for a result, in the terms of `Cache-Status` (RFC 9211)."""
+    """A result's use of the cache, as in the header `Cache-Status` (RFC 9211)."""
 
     HIT = "hit"
     MISS = "fwd=miss"
@@ -101,11 +101,10 @@ class FlowCache(Generic[V]):
         self._hits = self._misses = self._shared = 0
 
     def stats(self) -> CacheStats:
-        """Return a snapshot, for metrics."""
         return CacheStats(self._hits, self._misses, self._shared, len(self._entries), self._bytes)
 
     def get(self, key: str) -> V | None:
-        """Return the cached result, or None if there is none or it has expired."""
+        """Return the cached result, or None. Never awaits, so callers can skip watching for a disconnect."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -117,7 +116,7 @@ class FlowCache(Generic[V]):
         return entry.value
 
     async def get_or_call(self, key: str, call: Callable[[], Awaitable[V]]) -> tuple[V, CacheUse]:
-        """Return the cached result, otherwise that of `call`, which all concurrent callers with this key share.
+        """Return the cached result, otherwise the result of `call`. Concurrent callers with this key share one call.
 
         A cancelled caller does not cancel the call for the others. When the last one is cancelled, so is the call.
         """

@@ -88,12 +88,10 @@ class CircuitBreaker:
         self._turn: _Turn | None = None  # the latest turn
 
     def stats(self) -> BreakerStats:
-        """Return a snapshot, for metrics."""
         return BreakerStats(self.state, self._failures, self._opened, self._refused)
 
     @property
     def state(self) -> State:
-        """Return the current state."""
         if self._open_until is None:
             return State.CLOSED
         if self._probe_until is None and self._clock() < self._open_until:
@@ -220,7 +218,7 @@ class _Turn:
     """The time in which one caller may probe, again if a probe was abandoned.
 
     Attributes:
-        recovery: Seconds that it lasts, and that the others have after it.
+        recovery: Seconds that the turn lasts. The other callers have as long after it.
         failed_at: Time at which the caller's content failed, which ends the turn.
         others_wait: True if another caller was refused because of it.
     """

@@ -41,7 +41,6 @@ def configure_httpx_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def provider_client(settings: Settings) -> httpx.AsyncClient:
-    """Return the HTTP client for a provider's SDK."""
     return reclaiming(httpx.AsyncClient(**configure_httpx_defaults(settings)))
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from src.errors import ShuttingDown
 
-CUT_SECONDS = 0.2  # for what is cancelled at the end, to clean up
+CUT_SECONDS = 0.2  # for cancelled requests to clean up
 
 
 class Drain:
     """Tracks calls in flight and ends them in time.
 
     Args:
-        grace: Seconds from `start` that work may go on for.
-        accepting: Seconds from `start` that new work is still accepted for. Servers take a moment to close their
-            doors; what comes in meanwhile would otherwise fail, although other instances are up.
+        grace: Seconds after `start` until calls in flight are ended.
+        accepting: Seconds after `start` in which new calls are still accepted. Servers take a moment to close their
+            ports; calls that arrive meanwhile would otherwise fail, although other instances are up.
 
     Attributes:
         in_flight: Requests (http) and RPCs (grpc) that have not ended yet.
@@ -37,7 +37,6 @@ class Drain:
 
     @property
     def has_begun(self) -> bool:
-        """True from the beginning of the shutdown."""
         return self._ends_at < float("inf")
 
     @property
@@ -88,25 +87,26 @@ class Drain:
             raise ShuttingDown from None
 
     def receiving(self) -> "Receiving":
-        """Return a context manager for waiting for a request's body or message, in the task that waits.
+        """Return a context manager around the wait for a request's body or message.
 
-        It raises ShuttingDown when new calls are refused, because the rest may never arrive.
+        It ends the wait with ShuttingDown when new calls are refused, because the rest may never arrive.
         """
         self.raise_if_draining()
         return Receiving(self._receiving)
 
     def enter(self, protocol: str, request: asyncio.Task[Any] | None = None) -> None:
-        """Count a request or RPC in, whatever becomes of it.
+        """Count a request or RPC as in flight until `leave`, even if it is refused.
 
         Args:
-            request: The task of a request, which is cancelled if it outlives the drain. The gRPC server ends RPCs.
+            request: The request's task, which `finished` cancels if it does not end in time. Not given for RPCs: the
+                gRPC server ends them.
         """
         self.in_flight[protocol] += 1
         if request is not None:
             self._requests.add(request)
 
     def leave(self, protocol: str, request: asyncio.Task[Any] | None = None) -> None:
-        """Count it out."""
+        """Count a request or RPC as ended."""
         self.in_flight[protocol] -= 1
         if request is not None:
             self._requests.discard(request)
@@ -114,17 +114,16 @@ class Drain:
             self._all_ended.set()
 
     async def refusing(self) -> None:
-        """Wait until new calls are refused."""
         await asyncio.sleep(self._refuses_at - asyncio.get_running_loop().time())
 
     async def finished(self, extra: float) -> None:
         """Wait until no call is in flight and new ones are refused.
 
-        After the grace period calls get `extra` seconds to end. Then requests are cancelled: a client that does not
-        read must not keep its request's log line and span from leaving before the process ends.
+        After the grace period calls get `extra` seconds to end. Then requests are cancelled. Otherwise a client that
+        does not read would keep its request open, and the request's log line and span would be lost.
         """
         await self.refusing()
-        # Two waits, so that a busy loop that is late for the end of the grace does not cut the rest short.
+        # Two waits: if a busy loop notices the end of the grace period late, `extra` is still complete.
         if await self._all_left(self.seconds_left) or await self._all_left(extra):
             return
         self.has_cut = True
@@ -153,12 +152,11 @@ class Receiving:
     def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("only a task can be told to stop waiting")
+            raise RuntimeError("waiting for a request needs a task")
         self._task, self._cancelling = task, task.cancelling()
         self._all.add(self)
 
     def end(self) -> None:
-        """Stop waiting."""
         self._has_ended = True
         self._task.cancel()
 

@@ -31,7 +31,7 @@ class ServiceError(Exception):
         super().__init__(self.detail)
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers for it: `Retry-After` in whole seconds, rounded up, never 0 (RFC 9110, 10.2.3)."""
+        """Return the response's headers: `Retry-After` in whole seconds, rounded up, never 0 (RFC 9110, 10.2.3)."""
         if self.retry_after is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
@@ -67,7 +67,7 @@ class InvalidInput(ServiceError):
         self.message = message
 
     def as_validation_errors(self) -> list[dict[str, Any]]:
-        """Return it in the format of FastAPI's 422."""
+        """Return the failure in the format of FastAPI's 422."""
         return [{"type": "value_error", "loc": ["body", self.field], "msg": self.message}]
 
 
@@ -155,7 +155,7 @@ class ShareExceeded(Overloaded):
 
     default_detail = "Too many concurrent calls of this client."
     concerns_one_caller = True
-    hint = "behind one proxy, or for one backend, set LLM_MAX_PER_CLIENT"
+    hint = "if one proxy or one backend sends all requests, raise LLM_MAX_PER_CLIENT"
 
 
 class ContentBlocked(ServiceError):
@@ -180,7 +180,7 @@ class TimedOut(ServiceError):
 
 
 class UpstreamTimedOut(TimedOut):
-    """The provider waited too long for the request (408), which no content causes. Its own timeout is TimedOut."""
+    """The provider waited too long for the request (408). Content can't cause that, unlike the provider's 504."""
 
     by_content = False
 
@@ -196,7 +196,7 @@ class ShuttingDown(ServiceError):
 
 
 def as_service_error(error: BaseException) -> ServiceError:
-    """Return the failure in the table for any exception; an unknown one is a bug.
+    """Map an exception to a failure of the table. An unknown exception is a bug.
 
     Genkit wraps the exceptions of flows in `GenkitError`, so the chain of causes is searched.
     """

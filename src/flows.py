@@ -1,4 +1,4 @@
-"""The flows: what the service does with the LLM. Nothing here knows which protocol asked.
+"""The flows: the service's LLM calls, independent of the protocol.
 
 Each public method of `Flows` becomes the Genkit flow of the same name (`src.runner`). A flow gets a validated model
 of `src.schemas` and returns one, or raises an exception of `src.errors`.
@@ -33,7 +33,7 @@ from src.schemas import (
 
 
 class Say(Instruction):
-    """The service's own words to the model: a system prompt for each flow, and labels for callers' texts."""
+    """The service's own texts in prompts: a system prompt for each flow, and labels for callers' texts."""
 
     JOKE = "Tell a short, friendly joke about the subject. Address it to the listener, if one is named."
     STORY = "Tell a short story, of about 200 words, about the topic."
@@ -70,7 +70,7 @@ class Flows:
     """The flows over one model.
 
     Args:
-        llm: The guarded way to the model.
+        llm: Calls the model, within all limits.
         images: Fetches the images that callers name.
     """
 

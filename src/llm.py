@@ -72,7 +72,6 @@ class LlmUsage:
     finish_reason: str = ""
 
     def note(self, response: ModelResponse[Any]) -> None:
-        """Record the figures of the response."""
         self.finish_reason = str(response.finish_reason or "")
         if response.usage is not None:
             self.input_tokens = _tokens(response.usage.input_tokens)

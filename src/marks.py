@@ -1,4 +1,4 @@
-"""Marks of a response, which travel beside the flow's output."""
+"""Marks of a response, such as truncated, that callers get beside the flow's output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Marks:
-    """Marks of a response that callers receive.
+    """Facts about a response that callers get beside the flow's output.
 
     Attributes:
         truncated: True if the model's text was cut off at MAX_OUTPUT_TOKENS.

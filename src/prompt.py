@@ -50,7 +50,6 @@ class Image:
 
     @property
     def media_type(self) -> str:
-        """Media type, for example `image/png`."""
         return self.url[5:64].partition(";")[0]
 
 

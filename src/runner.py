@@ -64,7 +64,7 @@ class EncodedOutput:
 
 
 class Run(NamedTuple):
-    """A result, and how the cache was used for it, if it was."""
+    """A result and its use of the cache; None if the cache was not used."""
 
     result: EncodedOutput
     cache_use: CacheUse | None
@@ -78,7 +78,7 @@ class Runner:
 
     Args:
         ai: The Genkit instance for the flows.
-        flows: The object whose methods they are.
+        flows: The object whose methods are the flows.
         model: The LLM's name, a part of cache keys.
         cache: The cache for operations that allow caching; None disables it.
         drain: Refuses and ends calls when the process stops.
@@ -105,7 +105,7 @@ class Runner:
         Cancelling ends the LLM call, unless other callers wait for it.
 
         Args:
-            wait: Awaits what the cache does not have, for example only as long as the client stays.
+            wait: Awaits the call unless the result is cached, for example until the client disconnects.
 
         Raises:
             ServiceError: Any failure, as in the table of errors.

@@ -39,7 +39,7 @@ _caller: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 def current_caller() -> Caller:
-    """Return the caller of the current task. Requests that were not counted all have the same."""
+    """Return the caller of the current task; `NOBODY` for a request that the rate limit did not count."""
     return _caller.get()
 
 

@@ -40,7 +40,7 @@ TIMEOUT = 10.0
 MAX_FETCHES = 8  # at once
 MAX_IMAGES = 16  # in memory at once; the largest take about 34 MiB each while a provider's SDK encodes them
 MAX_HEAD_BYTES = 16_384  # twice what nginx takes from an upstream
-HEAD_READ_BYTES = 4096  # between reads the event loop comes to others
+HEAD_READ_BYTES = 4096  # between reads the event loop serves others
 MAX_SMALL_PIECES = 256
 MIN_PIECE_BYTES = 512  # average beyond MAX_SMALL_PIECES; smaller than a network packet
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -64,7 +64,7 @@ _CLOSED_IPV4 = tuple(
         *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
     )
 )
-# Only global unicast is open, which leaves out loopback, local, mapped, NAT64 and multicast forms. Within it closed:
+# Only global unicast is open. Loopback, local, mapped, NAT64 and multicast addresses are outside it. Closed within it:
 # IETF assignments with Teredo, documentation, 6to4, AS112.
 _OPEN_IPV6 = IPv6Network("2000::/3")
 _CLOSED_IPV6 = tuple(
@@ -73,7 +73,10 @@ _CLOSED_IPV6 = tuple(
 
 
 def is_public(address: Address) -> bool:
-    """Return True for an address on the public internet that does not embed a private one."""
+    """Return True for an address on the public internet.
+
+    False for the IPv6 ranges that embed IPv4 addresses (mapped, NAT64, 6to4, Teredo), even if those are public.
+    """
     if isinstance(address, IPv4Address):
         return not any(address in net for net in _CLOSED_IPV4)
     return address in _OPEN_IPV6 and not any(address in net for net in _CLOSED_IPV6)
@@ -83,9 +86,9 @@ class ImageFetcher:
     """Turns an image URL into a `data:` URL.
 
     Args:
-        client_share: How much of the fetches, name look-ups and images in memory one client may have.
-        resolve: Finds a host's addresses; `NameLookup` when not given.
-        is_allowed: Says which of them may be connected to.
+        client_share: Maximum share of the fetches, name look-ups and images in memory for one client.
+        resolve: Returns a host's addresses; `NameLookup` if not given.
+        is_allowed: Returns True for an address that may be connected to.
         ports: The port allowed for each scheme.
         timeout: Seconds for everything, name resolution and redirects included.
         max_bytes: Maximum size of the image.
@@ -114,10 +117,11 @@ class ImageFetcher:
 
     @asynccontextmanager
     async def fetched(self, url: str) -> AsyncIterator[FetchedImage]:
-        """Enclose the use of an image: few are in memory at once, and this one until the end.
+        """Fetch an image, and count it as in memory until the block ends.
 
         Raises:
-            InvalidInput, Overloaded: as `fetch` does; the latter also where too many images are in memory.
+            InvalidInput: As in `fetch`.
+            Overloaded: As in `fetch`, or too many images are in memory.
         """
         async with self._in_memory.slot():
             yield await self.fetch(url)

@@ -38,7 +38,6 @@ class NameLookup:
 
     @property
     def is_full(self) -> bool:
-        """True if a lookup would be refused."""
         return self._threads >= MAX_LOOKUPS
 
     async def __call__(self, host: str, port: int) -> list[Address]:

@@ -17,12 +17,10 @@ with lazy_imports("genkit_google_genai.evaluators", "google.genai.interactions")
 
 
 def config(max_output_tokens: int) -> ModelConfig:
-    """Return the limits for every call."""
     return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:
-    """Return the plugin that resolves `googleai/<name>`."""
     key = settings.gemini_api_key
     return LazyPlugin(
         GoogleAI(

@@ -55,7 +55,6 @@ class _Reader:
         return self._read[1]
 
     def parse_chunk(self, chunk: ModelResponseChunk) -> object:
-        """Parse the part of a response that has arrived."""
         return self._lenient.parse_chunk(chunk)
 
 

@@ -21,9 +21,7 @@ class LazyPlugin(Plugin):
         return []
 
     async def resolve(self, action_type: ActionKind, name: str) -> Action | None:
-        """Return the provider's model of that name, or None."""
         return await self._plugin.resolve(action_type, name)
 
     async def list_actions(self) -> list[ActionMetadata]:
-        """Return an empty catalogue."""
         return []

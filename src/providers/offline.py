@@ -43,7 +43,6 @@ def config(max_output_tokens: int) -> ModelConfig:
 
 
 def register(ai: Genkit) -> None:
-    """Register `offline/demo` with Genkit."""
     supports = Supports(multiturn=True, media=True, tools=True, system_role=True, output=["text", "json"])
     ai.define_model(name=OFFLINE_MODEL, fn=_answer, info=ModelInfo(label="Offline demo", supports=supports))
 
@@ -143,7 +142,6 @@ class Instance:
         self._text = text
 
     def value(self) -> Any:
-        """Return the value for the root schema."""
         return self._of(self._root, "value")
 
     def _of(self, schema: Schema, name: str) -> Any:

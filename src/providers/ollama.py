@@ -17,12 +17,10 @@ from src.providers.lazy_plugin import LazyPlugin
 
 
 def config(max_output_tokens: int) -> ModelConfig:
-    """Return the limits for every call."""
     return ModelConfig(max_output_tokens=max_output_tokens)
 
 
 def plugin(settings: Settings) -> Plugin:
-    """Return the plugin that resolves `ollama/<name>`."""
     return LazyPlugin(_Ollama(settings))
 
 
@@ -46,7 +44,7 @@ class _Client(ollama.AsyncClient):
     """Detects truncated responses, which the plugin would treat as complete."""
 
     async def chat(self, *arguments: Any, **options: Any) -> Any:
-        """Call the SDK's `chat`. Raises ValueError, at once or from the stream, for a response without its end."""
+        """Call the SDK's `chat`. Raises ValueError if the response, or the last chunk of a stream, lacks `done`."""
         answer: Any = await super().chat(*arguments, **options)
         if options.get("stream"):
             return _checked_stream(answer)

@@ -47,7 +47,7 @@ def build_endpoints(runner: Runner, is_ready: Callable[[], bool], *, tells_cache
 
     Args:
         is_ready: Returns True if the process can serve now, for /ready.
-        tells_cache: Responses say how the cache was used.
+        tells_cache: True if responses have `Cache-Status`.
     """
     endpoints: Endpoints = {
         ("POST", operation.path): OperationEndpoint(operation, runner, tells_cache=tells_cache)

@@ -25,7 +25,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """
     task = asyncio.current_task()
     if task is None:
-        raise RuntimeError("what a client's leaving ends is a task, and there is none")
+        raise RuntimeError("work that a disconnect cancels needs a task")
     cancelling = task.cancelling()
     has_left = has_ended = False
 

@@ -53,7 +53,7 @@ class OperationEndpoint:
     """One operation: its input is the JSON body (none is `{}`), its output JSON or server-sent events.
 
     Args:
-        tells_cache: Send `Cache-Status` (RFC 9211), which shows callers of the same scope what others have asked.
+        tells_cache: Send `Cache-Status` (RFC 9211), which shows callers whether others have sent the same request.
     """
 
     def __init__(self, operation: Operation, runner: Runner, *, tells_cache: bool = False) -> None:
@@ -94,7 +94,7 @@ class OperationEndpoint:
 
 
 def without_body(send: Send) -> Send:
-    """Send the response to GET as one to HEAD (RFC 9110, 9.3.2)."""
+    """Wrap `send` to leave out bodies, for responses to HEAD (RFC 9110, 9.3.2)."""
 
     def head(message: Message) -> Awaitable[None]:
         return send({**message, "body": b""} if message["type"] == "http.response.body" else message)
@@ -142,7 +142,7 @@ def is_json(content_type: bytes) -> bool:
 
 
 class EventStream:
-    """A streamed flow as server-sent events (WHATWG HTML, 9.2): one `{"chunk"}` each, at the end `{"done": true, ...}`.
+    """A streamed flow as server-sent events (WHATWG HTML, 9.2): `{"chunk"}` per text, then `{"done": true, ...}`.
 
     The headers are sent at once, and a comment after each 15 seconds of silence. nginx is asked not to buffer. After a
     failure the response's guard sends an `error` event with the problem as its data. A client that disconnects ends the

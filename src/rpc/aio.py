@@ -56,7 +56,6 @@ class Server(_server.Server):
         self.methods: set[str] = set()
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """Serve the methods of a service."""
         super().add_registered_method_handlers(service_name, dict(method_handlers))
         self.methods |= {f"/{service_name}/{name}" for name in method_handlers}
 

@@ -47,7 +47,6 @@ class HealthService:
         self._stopping = asyncio.Event()
 
     def start(self) -> None:
-        """Report SERVING."""
         self._now = _SERVING
 
     def stop(self) -> None:
@@ -62,7 +61,6 @@ class HealthService:
         return self._now
 
     async def list(self, _requests: object, _context: Context) -> Any:
-        """Return the status of every service."""
         return _untyped.HealthListResponse(statuses=dict.fromkeys(self._services, self._now))
 
     async def watch(
@@ -104,7 +102,6 @@ class HealthService:
                 del self._watches[client]
 
     def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-        """Return the handlers by method name."""
         request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self.check, request, response),

@@ -61,7 +61,6 @@ class Rpc:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the RPC began."""
         return time.perf_counter() - self.began
 
 

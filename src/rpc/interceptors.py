@@ -32,7 +32,7 @@ from src.util.client_address import TrustedProxies
 from src.util.deadlines import Deadline, Deadlines
 from src.util.request_id import new_request_id, validated_request_id
 
-QUIET_CODES = frozenset({"OK", "CANCELLED"})  # with which probes end as they should
+QUIET_CODES = frozenset({"OK", "CANCELLED"})  # of probes that ended normally
 
 ABORT_SECONDS = 1.0  # to send the status of a failure, which waits behind messages that the client does not read
 
@@ -75,7 +75,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the handler of this RPC, wrapped in its hooks."""
         try:
             return await self._find(continuation, handler_call_details)
         except Exception as error:
@@ -224,7 +223,7 @@ async def _refuse_unknown(_context: Context, _rpc: Rpc, _deadline: Deadline) -> 
 
 
 class GrpcLoggingInterceptor(RpcHook):
-    """Reports each RPC when it has ended, however it ended; binds its id to every log line in between.
+    """Reports each RPC when it has ended. Binds its request id to the log lines until then.
 
     Args:
         listeners: Get the record of the ended RPC, the access log among them.
@@ -234,11 +233,9 @@ class GrpcLoggingInterceptor(RpcHook):
         self._listeners = listeners
 
     async def on_start(self, rpc: Rpc) -> None:
-        """Bind the request id to the log lines of the RPC."""
         structlog.contextvars.bind_contextvars(request_id=rpc.request_id)
 
     def on_end(self, _token: None, rpc: Rpc) -> None:
-        """Report it."""
         name, is_quiet = rpc.method, rpc.method in PROBE_METHODS and rpc.code in QUIET_CODES
         call = EndedCall(
             "grpc", name, "", name, rpc.code, rpc.seconds, rpc.sent_bytes, rpc.client, rpc.request_id, is_quiet
@@ -262,7 +259,6 @@ class GrpcRateLimitInterceptor(RpcHook):
 
 
 def metadata_values(metadata: Metadata, key: str) -> list[str]:
-    """Return all values of a metadata key."""
     return [str(value) for name, value in metadata if name == key]
 
 

@@ -19,33 +19,33 @@ from src.rpc.interceptors import GrpcLoggingInterceptor, GrpcRateLimitIntercepto
 from src.rpc.shared_port import is_shared_with_strangers
 from src.runner import Runner
 
-# What one connection may ask of us, and how soon a dead one is noticed (gRPC A8, A9; times in milliseconds).
+# Limits of one connection, and the time until a dead one is noticed (gRPC A8, A9; in milliseconds).
 LIMITS: tuple[tuple[str, int], ...] = (
     ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # `keepalive_timeout_ms` has no effect beside its default of a minute
-    ("grpc.keepalive_permit_without_calls", 1),  # pings of idle clients are no offence, if they are not too frequent
+    ("grpc.keepalive_permit_without_calls", 1),  # idle clients may ping, if not too often
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.max_metadata_size", 16_384),
-    # A client looks names up when it connects: only one that has to do so anew finds servers that came later.
+    # A client resolves the host name when it connects, so only a client that reconnects finds newer servers.
     ("grpc.max_connection_age_ms", 1_800_000),
 )
 
 
 class PortShared(RuntimeError):
-    """Another service listens at the gRPC port, and would get a part of the connections."""
+    """Another service listens on the gRPC port, and would get some of the connections."""
 
 
 class GrpcServer:
     """The gRPC side of one process: all operations, `grpc.health.v1`, and reflection in debug only.
 
-    It has to be made inside the process, and the event loop, that serves it.
+    Create it in the process and the event loop that serve it.
 
     Args:
-        hooks: Around all others, for the drain and traces.
-        listeners: Get the record of each RPC that has ended.
-        main_processes: Of the server that started this process as a worker, whose siblings share the port.
+        hooks: Further hooks, outside the server's own, for the drain and traces.
+        listeners: Called with the record of each ended RPC.
+        main_processes: The main processes of the ASGI server that started this worker. Their other workers share the port.
     """
 
     def __init__(
@@ -86,24 +86,23 @@ class GrpcServer:
 
     @property
     def methods(self) -> frozenset[str]:
-        """The full names of all RPCs that it serves."""
         return frozenset(self._server.methods)
 
     async def start(self) -> None:
-        """Listen, and report SERVING. Raises RuntimeError if the port can't be bound, or is another service's."""
+        """Listen, and report SERVING. Raises RuntimeError if the port can't be bound, PortShared if it is taken."""
         self._refuse_strangers()
         address = f"{_bracketed(self._host)}:{self._port}"
         if self._credentials is None:
             self._server.add_insecure_port(address)
         else:
             self._server.add_secure_port(address, self._credentials)
-        self._refuse_strangers()  # one that was started at the same moment
+        self._refuse_strangers()  # again, for a service that was started at the same moment
         await self._server.start()
         self._health.start()
 
     def _refuse_strangers(self) -> None:
         if is_shared_with_strangers(self._host, self._port, self._main_processes):
-            raise PortShared("another service listens at the port")
+            raise PortShared("another service listens on the port")
 
     def set_not_serving(self) -> None:
         """Report NOT_SERVING, and end health watches."""
@@ -114,16 +113,16 @@ class GrpcServer:
         self._interceptor.stop()
 
     async def ended(self) -> None:
-        """Return when it accepts no RPC any more: it was stopped, or has crashed."""
+        """Wait until the server accepts no more RPCs, because it was stopped or has crashed."""
         await self._server.ended.wait()
 
     async def stop(self, grace: float) -> None:
-        """Accept no RPC any more, and give those in flight `grace` seconds to finish; another call may shorten that."""
+        """Refuse new RPCs, and give those in flight `grace` seconds to finish. A second call may shorten the time."""
         await self._server.stop(grace)
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS with the configured certificate, and clients' certificates required where their authority is named."""
+    """Return the TLS credentials. If a client authority is configured, clients must present its certificates."""
     if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
         return None
     authority = settings.grpc_tls_client_ca.read_bytes() if settings.grpc_tls_client_ca else None

@@ -1,7 +1,7 @@
-"""Finds strangers at a port that worker processes share.
+"""Detect other services on a port that worker processes share.
 
-With SO_REUSEPORT the kernel gives each process of the same user that listens there a part of the connections. A second
-service, started at the same port by mistake, would answer clients of the first, and nobody would notice.
+With SO_REUSEPORT the kernel spreads the connections over all processes of the same user that listen on the port. A
+second service, started on the same port by mistake, would answer clients of the first, and nobody would notice.
 """
 
 import errno
@@ -23,10 +23,10 @@ _OTHER_LOOPBACK = "127.255.255.254"  # nobody listens at this one alone
 
 
 def is_shared_with_strangers(host: str, port: int, main_processes: Collection[int]) -> bool:
-    """Return True if a process that descends from none of the main processes listens at this address.
+    """Return True if a process other than the main processes' descendants listens at this address.
 
-    Returns False where the system does not show who listens: without Linux's /proc, or if it hides a worker's files.
-    The same for a host without an address: whoever binds it gets an error.
+    Returns False if the system does not show who listens: without Linux's /proc, or if it hides a worker's files.
+    Also returns False if the host has no address, because binding it fails anyway.
     """
     try:
         strange = _listening(host, port)
@@ -34,7 +34,7 @@ def is_shared_with_strangers(host: str, port: int, main_processes: Collection[in
             return False
         for pid in _descendants(main_processes) | {os.getpid()}:
             strange -= _sockets_of(pid)
-        # Whoever does not listen any more may have been a worker that has ended meanwhile.
+        # A process that no longer listens may have been a worker that has ended meanwhile.
         return bool(strange & _listening(host, port)) and _shows_own_socket()
     except (PermissionError, socket.gaierror, UnicodeError):
         return False
@@ -48,7 +48,7 @@ def _shows_own_socket() -> bool:
 
 
 def _listening(host: str, port: int) -> set[int]:
-    """Return the inodes of sockets whose connections gRPC would get a part of, or that would get a part of its own."""
+    """Return the inodes of the sockets that would share connections with gRPC at this address."""
     wanted = {ipaddress.ip_address(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     return {
         inode for address, at, inode in _listeners() if at == port and any(_meet(own, address, port) for own in wanted)

@@ -33,13 +33,14 @@ class Telemetry:
     """Metrics and traces of one process.
 
     Attributes:
-        llm_calls: Enclose each call of the LLM.
-        listeners: Get the record of each request and RPC that has ended.
-        layers: Around the whole chain, outermost last.
-        taken_port: Raised at start-up, as servers end for good then: another service has the metrics port.
+        llm_calls: Context managers around each LLM call.
+        listeners: Called with the record of each ended request and RPC.
+        layers: Middleware around the whole chain, outermost last.
+        taken_port: The error if another service has the metrics port. It is raised at start-up, because servers then
+            end instead of starting new workers.
         around_rest: Replaces the fast path around FastAPI.
         more_hooks: Observe every RPC, inside of the traces.
-        flushes: Send what is left at the end, in the given seconds.
+        flushes: Send the remaining reports at the end, within the given seconds.
     """
 
     settings: Settings
@@ -101,7 +102,6 @@ def build_telemetry(
     traces: "TracerProvider | None",
     sources: Sources,
 ) -> Telemetry:
-    """Build the telemetry that the settings turn on."""
     telemetry = Telemetry(settings, traces=traces)
     if settings.debug:
         from src.telemetry.status import Status
@@ -138,7 +138,7 @@ def _add_metrics(telemetry: Telemetry, sources: Sources) -> None:
         store = shared_metrics_directory(host, port)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            exit_with(f"METRICS_PORT={port}: no place for the counts of all workers: {error}")
+            exit_with(f"METRICS_PORT={port}: can't use the directory for the workers' metrics: {error}")
         telemetry.taken_port = ConfigError(describe_listen_error("METRICS_HOST", host, "METRICS_PORT", port, error))
         return
     from src.telemetry.metrics import Metrics

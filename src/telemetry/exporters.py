@@ -46,7 +46,6 @@ def aws(_environment: Mapping[str, str]) -> SpanExporter:
 
 
 def azure(environment: Mapping[str, str]) -> SpanExporter:
-    """Export to Application Insights."""
     if not environment.get(AZURE_CONNECTION):
         raise MissingConfiguration(f"set {AZURE_CONNECTION}")
     from azure.monitor.opentelemetry.exporter import AzureMonitorTraceExporter

@@ -58,11 +58,11 @@ class Metrics:
     Args:
         model: The LLM's name.
         sources: The parts whose own counts are read once a second.
-        store: Where the workers add up what they count.
+        store: The directory of the workers' metrics files.
     """
 
     def __init__(self, *, model: str, sources: Sources, store: MetricsStore) -> None:
-        registry = CollectorRegistry()  # unread: the files are
+        registry = CollectorRegistry()  # never read: `expose` reads the workers' files
         self._store = store
         self._port_lock: IO[bytes] | None = None  # held while this process listens
         self._has_warned = False
@@ -98,7 +98,6 @@ class Metrics:
         self._known_requests: dict[tuple[str, str, int | str], Histogram] = {}
 
     def observe(self, call: EndedCall) -> None:
-        """Count a request or an RPC that has ended, and its duration."""
         if call.protocol == "grpc":
             name = call.route.removeprefix("/") if call.route in RPCS else OTHER
             self._rpc_calls.labels(name, call.status).observe(call.seconds)
@@ -112,7 +111,6 @@ class Metrics:
 
     @contextmanager
     def llm_call(self, call: LlmUsage) -> Iterator[None]:
-        """Measure an LLM call, as a context manager."""
         outcome = "ok"
         began = time.perf_counter()
         try:
@@ -130,7 +128,7 @@ class Metrics:
 
     @asynccontextmanager
     async def served(self, host: str, port: int) -> AsyncIterator[None]:
-        """Sample the parts and serve the metrics at this address, as a context manager.
+        """Sample the sources and serve the metrics at this address, as a context manager.
 
         Raises:
             ConfigError: The service's first worker can't listen there. A worker that joins others, or replaces one,
@@ -277,7 +275,7 @@ class Samples:
 
 
 def expose(content_type: str) -> bytes:
-    """Return the metrics of all workers in this format."""
+    """Return the metrics of all workers in the format of this content type."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     generate = openmetrics.generate_latest if content_type == OPEN_METRICS else generate_latest
@@ -297,7 +295,10 @@ def sweep_dead_workers(directory: Path) -> None:
 
 
 def add_up_ended_workers(directory: Path) -> None:
-    """Leave one file of ended workers for each kind of count, with their sums. Waits for no scrape: tries again."""
+    """Merge the files of ended workers into one for each kind of metric, with their sums.
+
+    Does nothing during a scrape, which reads the files. The next call tries again.
+    """
     if not _reading_files.acquire(blocking=False):
         return
     try:

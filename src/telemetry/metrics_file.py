@@ -47,7 +47,6 @@ class AllocatedFile:
         return file is not None
 
     def close(self) -> None:
-        """Close the file."""
         if self._file:
             self._file.close()  # type: ignore[no-untyped-call]
 
@@ -81,7 +80,7 @@ class AllocatedFile:
 
 
 def _allocate(path: Path, size: int) -> int:
-    """Give all bytes up to this size their place on the disk, in whole pages: a page is written as a whole.
+    """Allocate disk space for the file up to this size, in whole pages, because a page is written as a whole.
 
     Returns the size in whole pages.
 

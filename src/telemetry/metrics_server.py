@@ -44,7 +44,6 @@ class MetricsServer:
         self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
 
     async def close(self) -> None:
-        """Close the port and all connections."""
         if self._server is not None:
             self._server.close()
         tasks = [task for task in self._open.values() if task is not None]

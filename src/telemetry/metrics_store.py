@@ -1,4 +1,4 @@
-"""The shared directory in whose files the worker processes of one service add up their metrics."""
+"""The shared directory for the metrics files of one service's worker processes."""
 
 import errno
 import fcntl
@@ -58,7 +58,7 @@ def shared_metrics_directory(host: str, port: int) -> MetricsStore:
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()  # checks a link itself, which another user may have put there, not its target
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, "belongs to somebody else", str(directory))
+        raise PermissionError(errno.EACCES, "belongs to another user, or is not a directory", str(directory))
     lock = (directory / "lock").open("ab")
     is_first = True
     try:
@@ -81,9 +81,9 @@ def shared_metrics_directory(host: str, port: int) -> MetricsStore:
 
 
 def _note_service(directory: Path) -> None:
-    """Note the main processes of this worker, by which its siblings know the directory as theirs.
+    """Note the main processes of this worker, so that workers with one of them accept the directory as theirs.
 
-    After gunicorn's USR2 that is the old main process and the new one, whose later workers know it alone.
+    After gunicorn's USR2 there are two, the old and the new one. Later workers have the new one only.
     """
     with (directory / _MAIN_PROCESSES).open("a") as file:
         file.write("".join(f"{pid}\n" for pid in _service()))

@@ -77,7 +77,7 @@ def configure_sentry(settings: Settings, dsn: str) -> None:
 
 
 class StripBaggageMiddleware:
-    """Hides the `baggage` header from the SDK, which would report a caller's release and environment as ours."""
+    """Hides the `baggage` header from the SDK, which would report a caller's release as this service's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -94,7 +94,6 @@ def sampler(rate: float) -> Callable[[object], float]:
 
 
 def report(error: BaseException, **tags: str) -> None:
-    """Send a bug to Sentry."""
     with sentry_sdk.new_scope() as scope:
         scope.set_tags({**tags, MARK: "log"})
         scope.capture_exception(error)

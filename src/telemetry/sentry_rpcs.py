@@ -17,7 +17,6 @@ class RpcTransactions(RpcHook):
     skips_probes = True
 
     async def on_start(self, rpc: Rpc) -> tuple[ExitStack, Span]:
-        """Start the transaction."""
         scopes = ExitStack()
         scopes.enter_context(sentry_sdk.isolation_scope())
         ids = {key: value for key, value in rpc.metadata if key == "sentry-trace" and isinstance(value, str)}
@@ -26,7 +25,6 @@ class RpcTransactions(RpcHook):
         return scopes, scopes.enter_context(sentry_sdk.start_transaction(transaction))
 
     def on_end(self, token: tuple[ExitStack, Span], rpc: Rpc) -> None:
-        """Finish the transaction with the RPC's status."""
         scopes, transaction = token
         # Sentry uses gRPC's names, with one exception.
         transaction.set_status("internal_error" if rpc.code == "INTERNAL" else rpc.code.lower())

@@ -1,4 +1,4 @@
-"""The parts of the service that count what they do, for the metrics and the status page."""
+"""The parts of the service with counts of their own, for the metrics and the status page."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

@@ -50,7 +50,7 @@ class Status:
         self._calls: deque[RecentCall] = deque(maxlen=MAX_CALLS)
 
     def note(self, call: EndedCall) -> None:
-        """Remember a call that has ended, unless it is a probe or one of the page's own."""
+        """Remember a call that has ended, unless it is a probe or a request of the page itself."""
         if call.route in UNSEEN:
             return
         is_rpc = call.protocol == "grpc"
@@ -77,7 +77,6 @@ class Status:
         return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the figures of the page."""
         now = time.time()
         recent = [call for call in self._calls if call.at > now - WINDOW_SECONDS]
         per_second = [0] * WINDOW_SECONDS
@@ -98,8 +97,6 @@ class Status:
         }
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the page and its data as endpoints."""
-
         async def page() -> Response:
             return Response(PAGE.read_bytes(), media_type="text/html")
 

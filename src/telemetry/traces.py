@@ -79,7 +79,6 @@ class OwnDecision(Sampler):
     def should_sample(
         self, parent_context: context.Context | None, trace_id: int, name: str, *rest: Any, **named: Any
     ) -> SamplingResult:
-        """Return the decision for a span."""
         parent = trace.get_current_span(parent_context).get_span_context()
         if not parent.is_valid:
             return self._sampler.should_sample(parent_context, trace_id, name, *rest, **named)
@@ -90,7 +89,6 @@ class OwnDecision(Sampler):
         return SamplingResult(own.decision, own.attributes, parent.trace_state)
 
     def get_description(self) -> str:
-        """Return its name and that of the inner sampler."""
         return f"OwnDecision{{{self._sampler.get_description()}}}"
 
 
@@ -153,15 +151,12 @@ class RedactingExporter(SpanExporter):
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export redacted copies of the spans."""
         return self._exporter.export([redact_span(span) for span in spans])
 
     def shutdown(self) -> None:
-        """Close the exporter."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send the waiting spans."""
         return self._exporter.force_flush(timeout_millis)
 
 
@@ -290,7 +285,6 @@ class RpcTracing(RpcHook):
         return span, scopes
 
     def on_end(self, token: tuple[trace.Span, ExitStack], rpc: Rpc) -> None:
-        """End the span with the RPC's status."""
         span, scopes = token
         scopes.close()
         span.set_attribute("rpc.response.status_code", rpc.code)

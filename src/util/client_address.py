@@ -16,7 +16,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
-UNIX = "unix"  # whoever may connect to the server's Unix socket
+UNIX = "unix"  # any peer of the server's Unix socket
 MAX_ADDRESS = 128  # characters; parsed addresses are cached, so longer ones would fill memory
 MAX_HOPS = 32  # elements of X-Forwarded-For, from the right; the nearest proxy wrote the last one
 
@@ -42,7 +42,6 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def trusts(self, peer: str) -> bool:
-        """Return True if this peer's forwarding headers count."""
         if peer == UNIX:
             return self._trusts_unix
         address = parse_address(peer) if self._networks else None
@@ -129,16 +128,15 @@ def _is_port(text: str) -> bool:
 
 
 def client_of(scope: Scope, proxies: TrustedProxies) -> str:
-    """Return the client address of an HTTP request."""
     return proxies.client(peer_of(scope), headers_of(scope, b"x-forwarded-for") if proxies else ())
 
 
 def peer_of(scope: Scope) -> str:
     """Return the address of an HTTP request's TCP peer, or "unix".
 
-    The server's side of the connection decides, because a TCP client that has just left has no address either, and
-    because granian gives the path to which a client has bound its own socket, which may read like an address. A Unix
-    socket has no port: granian gives "0" for it, uvicorn and gunicorn None, and hypercorn no server at all.
+    The server's side of the connection decides. The client's side can't: a TCP client that has just left has no address
+    either, and granian gives the path to which a Unix client has bound its socket, which may look like an address. A
+    Unix socket has no port: granian gives "0" for it, uvicorn and gunicorn None, and hypercorn no server at all.
     """
     client, (_, port) = scope.get("client"), scope.get("server") or ("", None)
     if port == "0" or (port is None and client is None):

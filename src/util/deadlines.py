@@ -22,7 +22,7 @@ class Deadlines:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
-            raise RuntimeError("a deadline ends a task, and there is none")
+            raise RuntimeError("a deadline needs a task")
         if loop is not self._loop:  # the other loop's timer may never fire
             self._loop, self._timer = loop, None
             self._running.clear()
@@ -33,7 +33,6 @@ class Deadlines:
         return deadline
 
     def end(self, deadline: "Deadline") -> None:
-        """Stop watching finished work."""
         self._running.pop(deadline, None)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,7 +75,6 @@ class Deadline:
             raise TimeoutError from error
 
     def lift(self) -> None:
-        """Remove the time limit."""
         self._all.end(self)
 
     def expire(self) -> None:

@@ -43,7 +43,7 @@ class _LazyName(type):
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> "_LazyName":
         if bases:
-            raise TypeError(f"{name}: {bases[0].__name__} is imported lazily, and no base for a class")
+            raise TypeError(f"{name}: {bases[0].__name__} is imported lazily and can't be a base class")
         return super().__new__(cls, name, bases, namespace)
 
     def _get(cls) -> Any:

@@ -2,8 +2,8 @@
 
 import re
 
-# Backslashes that escape each other, then the escape of a pair or (the group) of a single surrogate. Matches begin at
-# the first backslash of a row, which keeps the search linear.
+# An even number of backslashes, then the escape of a pair or (the group) of a single surrogate. Matches begin at the
+# first backslash of a row, which keeps the search linear.
 _HEX = "[0-9a-fA-F]"
 _SURROGATE_ESCAPE = re.compile(
     rf"(?<!\\)(?:\\\\)*+(?:\\u[dD][89abAB]{_HEX}{{2}}\\u[dD][c-fC-F]{_HEX}{{2}}|(\\u[dD][89a-fA-F]{_HEX}{{2}}))"
