@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MODULES: Mapping[str, tuple[str, ...]] = {
     "Start-up": ("__main__", "main", "asgi", "service", "app_init"),
     "Middleware chain": ("security",),
-    "Running a flow": ("runner", "cache", "drain", "rate_limit"),
+    "Rate limit": ("rate_limit",),
+    "Running a flow": ("runner", "cache", "drain"),
     "Your code": ("operations", "flows", "schemas"),
     "LLM guards": ("llm", "prompt", "marks", "request_guard", "bulkhead", "circuit_breaker", "connection"),
     "Settings": ("config", "config_checks", "settings_loader"),
