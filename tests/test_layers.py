@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
+MAX_SECURITY_LINES = 240  # the chain's order is read at a glance
 OWN = {name: path for name, path in modules().items() if not name.startswith("generated.")}
 
 
@@ -52,8 +53,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 
 
 def test_no_module_imports_from_a_higher_layer() -> None:
-    # The middleware of the rate limit is still beside its buckets.
-    assert upward(imports()) <= {("rate_limit", "middleware.responses")}
+    assert not upward(imports())
 
 
 def test_an_upward_import_is_found(tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_no_function_is_long() -> None:
 
 def test_no_file_is_long() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in OWN.items()}
-    lines.pop("security")
     assert not {name: count for name, count in lines.items() if count > MAX_FILE_LINES}
+    assert lines["security"] <= MAX_SECURITY_LINES

@@ -45,7 +45,7 @@ class GrpcServer:
     Args:
         hooks: Further hooks, outside the server's own, for the drain and traces.
         listeners: Called with the record of each ended RPC.
-        main_processes: The main processes of the ASGI server that started this worker. Their other workers share the port.
+        main_processes: Of the ASGI server that started this worker. Their other workers share the port.
     """
 
     def __init__(

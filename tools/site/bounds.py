@@ -82,7 +82,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
             "src.main.MAX_HEADER_BYTES",
             "bytes",
             ("431, by the server", NONE),
-            ATTACKS + "test_an_attack_on_the_rest_port_is_refused",
+            ATTACKS + "test_an_attack_on_the_rest_port_gets_a_4xx_and_a_log_line",
         ),
         Bound(
             "Request line and headers under uvicorn and gunicorn; also trailers and the like",
