@@ -13,9 +13,11 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "Rate limit": ("rate_limit",),
     "Running a flow": ("runner", "cache", "drain"),
     "Your code": ("operations", "flows", "schemas"),
-    "LLM guards": ("llm", "prompt", "marks", "request_guard", "bulkhead", "circuit_breaker", "connection"),
+    "LLM guards": ("llm", "prompt", "request_guard", "bulkhead", "circuit_breaker"),
+    "Providers": ("connection",),
     "Settings": ("config", "config_checks", "settings_loader"),
     "Errors": ("errors",),
+    "Utilities": ("marks",),
 }
 FOLDERS: Mapping[str, str] = {
     "lifecycle": "Start-up",
