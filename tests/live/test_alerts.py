@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -99,15 +99,8 @@ class Prometheus:
             time.sleep(0.1)
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
 def two_workers(upstream: GeminiStandIn, metrics_port: int, **env: str) -> Service:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-    return Service(COMMANDS["python -m src, 2 workers"], **model, METRICS_PORT=str(metrics_port), **env)
+    return Service(COMMANDS["python -m src, 2 workers"], **upstream.env, METRICS_PORT=str(metrics_port), **env)
 
 
 def queries() -> list[str]:

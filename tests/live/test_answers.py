@@ -19,24 +19,9 @@ PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-he
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
-@pytest.fixture(scope="module")
-def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**over(upstream), CORS_ALLOWED_ORIGINS=ORIGIN) as running:
+def service(shared_upstream: GeminiStandIn) -> Iterator[Service]:
+    with Service(**shared_upstream.env, TRUSTED_HOSTS="api.test", CORS_ALLOWED_ORIGINS=ORIGIN) as running:
         yield running
-
-
-def over(upstream: GeminiStandIn) -> dict[str, str]:
-    return {
-        "MODEL": "googleai/gemini-flash-latest",
-        "GEMINI_API_KEY": "k",
-        "GOOGLE_GEMINI_BASE_URL": upstream.url,
-        "TRUSTED_HOSTS": "api.test",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +114,7 @@ def test_the_answer_about_a_model_that_hangs() -> None:
     """Under a time limit of its own, which other answers, the first one above all, may exceed on a busy machine."""
     with GeminiStandIn() as silent:
         silent.default(gemini.HANG)
-        with Service(**over(silent), LLM_TIMEOUT="200") as impatient:
+        with Service(**silent.env, TRUSTED_HOSTS="api.test", LLM_TIMEOUT="200") as impatient:
             answer = send(impatient, "POST", "/chat", json={})
     assert answer.status_code == 504
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -138,7 +123,7 @@ def test_the_answer_about_a_model_that_hangs() -> None:
 
 def test_the_answer_of_an_open_circuit(upstream: GeminiStandIn) -> None:
     upstream.script(gemini.error(503))
-    with Service(**over(upstream), CB_FAILURE_THRESHOLD="1") as suspended:
+    with Service(**upstream.env, TRUSTED_HOSTS="api.test", CB_FAILURE_THRESHOLD="1") as suspended:
         assert [send(suspended, "POST", "/chat", json={}).status_code for _ in range(2)] == [502, 503]
         answer = send(suspended, "POST", "/chat", json={})
     assert 1 <= int(answer.headers["retry-after"]) <= 30

@@ -19,15 +19,9 @@ STREAMS = 100  # of one connection
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(upstream: GeminiStandIn) -> Iterator[Service]:
+def service(shared_upstream: GeminiStandIn) -> Iterator[Service]:
     pools = {"LLM_MAX_CONCURRENCY": "1000", "LLM_MAX_PER_CLIENT": "1000", "HTTPX_POOL_MAX": "1000"}
-    with Service(KEEP_ALIVE_TIMEOUT="1", **pools, **upstream.env) as running:
+    with Service(KEEP_ALIVE_TIMEOUT="1", **pools, **shared_upstream.env) as running:
         yield running
 
 

@@ -20,14 +20,9 @@ MODEL = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "canary-key"
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
-@pytest.fixture(scope="module")
-def running(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**MODEL, **UNGUARDED, GOOGLE_GEMINI_BASE_URL=upstream.url, LLM_TIMEOUT="1500") as service:
+def running(shared_upstream: GeminiStandIn) -> Iterator[Service]:
+    model = shared_upstream.env | MODEL
+    with Service(**model, **UNGUARDED, LLM_TIMEOUT="1500") as service:
         yield service
 
 

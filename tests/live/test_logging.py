@@ -55,7 +55,7 @@ def mixed_calls(service: Service, upstream: GeminiStandIn) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_line_is_json_and_tells_no_secret(name: str, upstream: GeminiStandIn) -> None:
-    model = {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": upstream.url}
+    model = upstream.env | {"GEMINI_API_KEY": KEY}
     with Service(COMMANDS[name], **model, CB_ENABLED="false", CACHE_ENABLED="false") as service:
         ids = mixed_calls(service, upstream)
         service.terminate()

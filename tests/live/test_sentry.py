@@ -18,10 +18,10 @@ from tests.live.test_trace_headers import ask, assert_no_trace_is_sent_on
 
 
 @pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        standin.default(gemini.error(503))
-        yield standin
+def upstream(upstream: GeminiStandIn) -> GeminiStandIn:
+    """The Gemini API, on loopback, out of order."""
+    upstream.default(gemini.error(503))
+    return upstream
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def sentry() -> Iterator[SentrySink]:
 @pytest.mark.parametrize("server", ["granian", "uvicorn"])
 def test_a_bug_is_one_event_and_a_refusal_is_none(server: str, sentry: SentrySink, upstream: GeminiStandIn) -> None:
     command = [part.replace("src.asgi", "tests.live.broken") for part in COMMANDS[server]]
-    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", "APP_ENV": "staging", "GEMINI_API_KEY": KEY}
-    env |= {"MODEL": "googleai/m", "GOOGLE_GEMINI_BASE_URL": upstream.url, "CB_FAILURE_THRESHOLD": "1"}
+    env = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", "APP_ENV": "staging"}
+    env |= upstream.env | {"GEMINI_API_KEY": KEY, "CB_FAILURE_THRESHOLD": "1"}
     with Service(command, **env, RATE_LIMIT_DEFAULT="9/hour") as service:
         ids = [
             over_rest(service, "/chat", question=PROMPT),

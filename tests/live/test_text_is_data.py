@@ -39,18 +39,8 @@ def text_fields() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
-
-
-def over(upstream: GeminiStandIn) -> dict[str, str]:
-    return {"MODEL": "googleai/gemini-flash-latest", "GEMINI_API_KEY": "x", "GOOGLE_GEMINI_BASE_URL": upstream.url}
-
-
-@pytest.fixture(scope="module")
-def service(upstream: GeminiStandIn) -> Iterator[Service]:
-    with Service(**over(upstream), CACHE_ENABLED="false", CB_ENABLED="false", PYTHONPATH=SAMPLES) as running:
+def service(shared_upstream: GeminiStandIn) -> Iterator[Service]:
+    with Service(**shared_upstream.env, CACHE_ENABLED="false", CB_ENABLED="false", PYTHONPATH=SAMPLES) as running:
         yield running
 
 
@@ -164,7 +154,7 @@ def test_a_text_stands_as_written_in_one_user_part(
 def test_half_a_surrogate_pair_is_replaced(upstream: GeminiStandIn) -> None:
     upstream.requests.clear()
     body = rb'{"question": "a\ud83d \ud83d\ude00 \\ud83d"}'
-    with Service(**over(upstream)) as service:
+    with Service(**upstream.env) as service:
         assert service.http.post("/chat", content=body, headers={"content-type": "application/json"}).status_code == 200
     assert upstream.requests[0].body["contents"][0]["parts"] == [{"text": "a\ufffd \U0001f600 \\ud83d"}]
 

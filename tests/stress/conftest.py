@@ -5,6 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from testing.service import COMMANDS
+from tests.live.conftest import shared_upstream, upstream
+
+__all__ = ["shared_upstream", "upstream"]
 
 # One row a server, started by its own command.
 SERVERS = [name for name in COMMANDS if not name.startswith("python")]

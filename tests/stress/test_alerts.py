@@ -2,12 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
 from testing.fakes import gemini
@@ -19,12 +17,6 @@ from tests.needs import needs
 NAME = "GenkitServiceCircuitOpen"
 
 pytestmark = needs("prometheus")
-
-
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as standin:
-        yield standin
 
 
 def circuit_states(metrics_port: int) -> dict[int, float]:

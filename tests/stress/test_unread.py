@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -25,14 +25,12 @@ SPEAKS_HTTP2 = {"granian": ["--http", "auto"], "hypercorn": []}
 Ask = Callable[[int, str, ExitStack], None]
 
 
-@pytest.fixture
-def upstream() -> Iterator[GeminiStandIn]:
-    """A model that says much, and never comes to an end."""
-    with GeminiStandIn() as standin:
-        gate = gemini.Gate()
-        gate.release(SENT * CLIENTS)
-        standin.default(gemini.text(*[CHUNK] * SENT, *["end"] * CLIENTS * SENT, gate=gate))
-        yield standin
+@pytest.fixture(autouse=True)
+def never_ending(upstream: GeminiStandIn) -> None:
+    """Let the model say much, and never come to an end."""
+    gate = gemini.Gate()
+    gate.release(SENT * CLIENTS)
+    upstream.default(gemini.text(*[CHUNK] * SENT, *["end"] * CLIENTS * SENT, gate=gate))
 
 
 def started(server: str, upstream: GeminiStandIn, *options: str, **env: str) -> Service:

@@ -181,14 +181,15 @@ def test_an_llm_call_that_fails_says_how_and_not_in_whose_words(
 
 def test_a_collector_that_does_not_answer_holds_up_no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traces, "MIN_FLUSH_SECONDS", 0.01)
-    asked, answers = threading.Event(), threading.Event()
+    asked, answers, ended = threading.Event(), threading.Event(), threading.Event()
 
     class Hanging(TracerProvider):
         def shutdown(self) -> None:
             asked.set()
             answers.wait(30)
+            ended.set()
 
     flush(Hanging(shutdown_on_exit=False), seconds_left=-1)
     assert asked.is_set()
-    assert not answers.is_set()
+    assert not ended.is_set()
     answers.set()
