@@ -24,6 +24,11 @@ from testing.small_service import pb
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+def directory_of(port: int) -> Path:
+    """Return the directory in which the workers of the service with this metrics' port count."""
+    return Path(f"/tmp/hardened-genkit-service-metrics-{os.getuid()}-127.0.0.1-{port}")
+
+
 def scraped(port: int) -> Samples:
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, verify=False).text
     return {

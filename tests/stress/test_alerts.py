@@ -12,6 +12,7 @@ from testing.fakes import gemini
 from testing.fakes.gemini import GeminiStandIn
 from testing.ports import free_port
 from tests.live.test_alerts import Prometheus, two_workers
+from tests.live.test_metrics import directory_of
 from tests.needs import needs
 
 NAME = "GenkitServiceCircuitOpen"
@@ -21,10 +22,9 @@ pytestmark = needs("prometheus")
 
 def circuit_states(metrics_port: int) -> dict[int, float]:
     """The state of the circuit of each worker, by its process's id."""
-    directory = Path(f"/tmp/hardened-genkit-service-metrics-{os.getuid()}-{metrics_port}")
     return {
         int(path.stem.rpartition("_")[2]): value
-        for path in directory.glob("gauge_livemax_*.db")
+        for path in directory_of(metrics_port).glob("gauge_livemax_*.db")
         for key, value, *_ in MmapedDict.read_all_values_from_file(path)
         if "circuit_breaker_state" in key
     }

@@ -11,7 +11,7 @@ import pytest
 
 from testing.ports import free_port
 from testing.service import COMMANDS, Service
-from tests.live.test_metrics import scraped
+from tests.live.test_metrics import directory_of, scraped
 
 RECOVERY_SECONDS = 5.0
 PYTHON = COMMANDS["python -m src, 2 workers"]
@@ -53,13 +53,17 @@ def test_a_killed_worker_is_replaced_and_leaves_no_gauges(name: str) -> None:
         assert within(20, lambda: len(workers(service)) == 2 and service.output().count("service is up") == 2)
         before = workers(service)
         killed = min(before)
+
+        def gauges() -> list[Path]:
+            return list(directory_of(port).glob(f"gauge_live*_{killed}.db"))
+
+        assert within(RECOVERY_SECONDS, lambda: bool(gauges()))
         os.kill(killed, signal.SIGKILL)
         assert within(RECOVERY_SECONDS * 2, lambda: len(workers(service) - {killed}) == 2), service.output()
         assert within(RECOVERY_SECONDS, lambda: service.output().count("service is up") == 3)
         for _ in range(10):
             assert httpx.get(f"{service.rest_url}/ready", trust_env=False).status_code == 200
-        directory = Path(f"/tmp/hardened-genkit-service-metrics-{os.getuid()}-{port}")
-        assert within(RECOVERY_SECONDS, lambda: not list(directory.glob(f"gauge_live*_{killed}.db")))
+        assert within(RECOVERY_SECONDS, lambda: not gauges())
         assert scraped(port)
         service.terminate()
         assert service.wait() in (0, -signal.SIGTERM)
