@@ -14,7 +14,7 @@ from testing.service import COMMANDS, ROOT, Service
 from testing.small_service import pb
 from tests.live.test_hostile_bytes import attack
 from tests.live.test_logging import KEY, PROMPT, TOKEN, over_grpc, over_rest
-from tests.live.trace_headers import ask, assert_no_trace_is_sent_on
+from tests.live.test_trace_headers import ask, assert_no_trace_is_sent_on
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_rounds_of_tools_change_nothing_in_what_was_said_before(upstream: Gemini
     [translate] = [each for each in small_service.OPERATIONS if each.name == "translate_text"]
     upstream.default(gemini.CALLS_TOOL)
     taken = 0
-    with Service(**over(upstream), CACHE_ENABLED="false", CB_ENABLED="false") as service:
+    with Service(**upstream.env, CACHE_ENABLED="false", CB_ENABLED="false") as service:
         for text in hostile_texts(trap.url).values():
             upstream.requests.clear()
             if over_rest(service, (translate, "text"), text):
