@@ -51,7 +51,7 @@ def hold(service: Service, upstream: GeminiStandIn, calls: list[Any], clients: T
 def test_who_has_a_quarter_of_the_places_is_refused_over_both_protocols_and_nobody_else(
     upstream: GeminiStandIn, holder: list[str], refused: str, honest: str
 ) -> None:
-    with started(upstream) as service, ThreadPoolExecutor(16) as clients:
+    with ThreadPoolExecutor(16) as clients, started(upstream) as service:
         first, second = holder
         rpc = {"metadata": (("x-forwarded-for", second),)}
         calls = [
@@ -68,14 +68,14 @@ def test_who_has_a_quarter_of_the_places_is_refused_over_both_protocols_and_nobo
         assert any(detail.Unpack(error_details_pb2.RetryInfo()) for detail in status.details)
         for _ in range(5):
             assert post(service, "/chat", honest).status_code == 200
-        service.output_with("set LLM_MAX_PER_CLIENT")
+        service.output_with("raise LLM_MAX_PER_CLIENT")
         service.kill()
 
 
 def test_one_client_has_a_quarter_of_the_images_in_memory(upstream: GeminiStandIn) -> None:
     with (
-        started(upstream, LLM_MAX_CONCURRENCY="64", CACHE_ENABLED="false") as service,
         ThreadPoolExecutor(16) as clients,
+        started(upstream, LLM_MAX_CONCURRENCY="64", CACHE_ENABLED="false") as service,
     ):
         hold(service, upstream, [lambda: post(service, "/describe-image", HOSTILE, image_url=PIXEL)] * 4, clients)
         assert post(service, "/describe-image", HOSTILE, image_url=PIXEL).status_code == 503
@@ -85,7 +85,7 @@ def test_one_client_has_a_quarter_of_the_images_in_memory(upstream: GeminiStandI
 
 
 def test_for_one_backend_the_share_can_be_all(upstream: GeminiStandIn) -> None:
-    with started(upstream, LLM_MAX_PER_CLIENT="8") as service, ThreadPoolExecutor(16) as clients:
+    with ThreadPoolExecutor(16) as clients, started(upstream, LLM_MAX_PER_CLIENT="8") as service:
         hold(service, upstream, [lambda: post(service, "/chat", HOSTILE)] * 8, clients)
         assert post(service, "/chat", HOSTILE).status_code == 503
         service.kill()
