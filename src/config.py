@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
@@ -37,6 +36,7 @@ from src.config_checks import (
     check_sentry_dsn,
     check_server_certificate,
     is_cloud_run,
+    parse_proxies,
     split_commas,
 )
 from src.providers.rows import PROVIDERS
@@ -339,10 +339,10 @@ class Settings(BaseSettings):
         """The allowed Host headers. An empty list allows any."""
         return split_commas(self.trusted_hosts)
 
-    @cached_property
+    @property
     def proxies(self) -> TrustedProxies:
         """The proxies whose forwarding headers count."""
-        return TrustedProxies(split_commas(self.trusted_proxies))
+        return parse_proxies(self.trusted_proxies)
 
     @property
     def accepts_other_machines(self) -> bool:

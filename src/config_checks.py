@@ -7,12 +7,13 @@ value and reason.
 import re
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from src.util.client_address import UNIX
+from src.util.client_address import UNIX, TrustedProxies
 from src.util.rate import Rate
 
 # Shortest prefixes that TRUSTED_PROXIES takes, by IP version. 10.0.0.0/8 is the largest private network (RFC 1918). In
@@ -86,6 +87,12 @@ def check_networks(value: str) -> str:
                 f"use your proxies' own networks, /{shortest} or narrower for IPv{network.version}"
             )
     return value
+
+
+@lru_cache(maxsize=8)
+def parse_proxies(networks: str) -> TrustedProxies:
+    """Return the proxies of TRUSTED_PROXIES. Parsed once: all parts of the service share them."""
+    return TrustedProxies(split_commas(networks))
 
 
 def check_rate(value: str) -> str:

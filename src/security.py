@@ -69,8 +69,10 @@ def apply_security_middleware(
     app: ASGIApp,
     settings: Settings,
     limit: RateLimit,
+    *,
     operations: Mapping[str, str] | None = None,
     listeners: Sequence[CallListener] = (),
+    has_cut: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """Wrap `app` in the whole chain.
 
@@ -78,9 +80,10 @@ def apply_security_middleware(
         limit: The rate limit, shared with gRPC.
         operations: The flow's name by path, for the log.
         listeners: Get the record of each request that has ended.
+        has_cut: Returns True once a stop cancels the requests that outlive the grace period.
     """
     policy = header_policy(settings)
-    return wrap(app, layers(settings, limit, policy, listeners), policy, operations)
+    return wrap(app, layers(settings, limit, policy, listeners, has_cut), policy, operations)
 
 
 def wrap(
@@ -93,7 +96,11 @@ def wrap(
 
 
 def layers(
-    settings: Settings, limit: RateLimit, policy: "HeaderPolicy", listeners: Sequence[CallListener] = ()
+    settings: Settings,
+    limit: RateLimit,
+    policy: "HeaderPolicy",
+    listeners: Sequence[CallListener] = (),
+    has_cut: Callable[[], bool] = lambda: False,
 ) -> list[Layer]:
     """Return the chain, outermost first."""
     quiet_paths = PROBE_PATHS | STATUS_PATHS if settings.debug else PROBE_PATHS
@@ -105,7 +112,7 @@ def layers(
         lambda app: RateLimitMiddleware(app, limit, settings.proxies, quiet_paths),
         lambda app: TimeoutMiddleware(app, settings.request_timeout),
         lambda app: MaxBodySizeMiddleware(app, settings.max_body_size),
-        ExceptionHandlerMiddleware,
+        lambda app: ExceptionHandlerMiddleware(app, has_cut),
         lambda app: SecurityHeadersMiddleware(app, policy),
         RequestIdMiddleware,
     ]

@@ -71,7 +71,9 @@ def build_app(settings: Settings, *, listens_as_set: bool = False) -> ASGIApp:
         telemetry.status.add_to(rest)
     app: ASGIApp = telemetry.around_rest(rest) if telemetry.around_rest else FastPath(rest, endpoints)
     operations = {operation.path: operation.name for operation in OPERATIONS}
-    secured = apply_security_middleware(app, settings, limit, operations, listeners)
+    secured = apply_security_middleware(
+        app, settings, limit, operations=operations, listeners=listeners, has_cut=lambda: drain.has_cut
+    )
     return brief_startup_errors(websockets_as_http(RequestsInFlight(telemetry.requests(secured), drain)))
 
 

@@ -22,7 +22,7 @@ from src.logs import failures
 from src.logs.access import AccessLines, EndedCall
 from src.middleware.limits import FREE_PIECES, MIN_PIECE_BYTES
 from src.rate_limit import Decision, MemoryBuckets, RateLimit
-from src.security import Layer, header_policy, layers, wrap
+from src.security import Layer, apply_security_middleware, header_policy, layers, wrap
 from src.settings_loader import load_settings
 from src.util.probe_paths import PROBE_PATHS
 from src.util.rate import Rate
@@ -266,6 +266,31 @@ def test_a_bug_is_a_500_that_tells_nothing() -> None:
     assert json.loads(result.body)["title"] == "Internal error"
     assert b"secret" not in result.body
     assert b"RuntimeError" not in result.body
+
+
+async def cancelled(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise asyncio.CancelledError
+
+
+def test_a_request_that_a_stop_cuts_off_is_a_503_with_all_headers(logged: list[Any]) -> None:
+    chosen = settings()
+    app = apply_security_middleware(
+        cancelled,
+        chosen,
+        RateLimit(MemoryBuckets(), chosen.rate_limit),
+        listeners=[AccessLines(chosen).write],
+        has_cut=lambda: True,
+    )
+    result = request(app)
+    assert (result.status, len(result.starts), result.ended) == (503, 1, True)
+    assert result.header("x-frame-options") == ["DENY"]
+    assert len(result.header("x-request-id")) == 1
+    assert [line["status"] for line in logged if line["event"] == "request"] == [503]
+
+
+def test_any_other_cancelled_request_stays_cancelled() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        request(chain_without(None, cancelled))
 
 
 @pytest.mark.parametrize(("path", "status"), [("/sse-bug", 500), ("/sse-hang", 504)])

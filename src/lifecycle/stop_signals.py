@@ -38,8 +38,8 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
     Enter it in the main thread, with the loop running and the server's handlers installed: in the lifespan. granian
     runs the loop once to start and once more to serve. Its handler, called by the loop, misses a signal between these
     runs or at the beginning of the second. So SIGTERM is raised again after early signals. The process ignores those
-    after the one that stops it: uvicorn would abort the drain at a second SIGINT, and granian's worker hangs at the
-    third signal, which is what a second Ctrl-C is, because its main process sends one too.
+    after the one that stops it: uvicorn would abort the drain at a second SIGINT, and granian's worker hangs at its
+    third signal. Ctrl-C alone is two, because granian's main process passes it on.
 
     Yields:
         A function to call as the last step of the start. Signals up to a few turns of the loop later count as early.
@@ -51,7 +51,7 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
 
     def notice(number: int, frame: FrameType | None) -> None:
         nonlocal is_stopping
-        if is_stopping and number == signal.SIGINT:
+        if is_stopping:
             return
         loop.call_soon_threadsafe(on_stop)
         if is_serving:

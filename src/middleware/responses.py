@@ -1,6 +1,7 @@
 """HTTP responses as ASGI messages, and the guard that completes a response after a failure."""
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.errors import InvalidInput, ServiceError, as_service_error
+from src.errors import InvalidInput, ServiceError, ShuttingDown, as_service_error
 from src.logs.failures import log_failure
 from src.util.deadlines import Deadlines
 from src.util.request_id import request_id_of
@@ -162,10 +163,16 @@ async def send_failure(scope: Scope, send: Send, failure: ServiceError) -> None:
 
 
 class ExceptionHandlerMiddleware:
-    """Turns any exception of the app into the response from the table of errors."""
+    """Turns any exception of the app into the response from the table of errors.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        has_cut: Returns True once a stop cancels the requests that outlive the grace period. They get the response of
+            a service that shuts down.
+    """
+
+    def __init__(self, app: ASGIApp, has_cut: Callable[[], bool]) -> None:
         self.app = app
+        self._has_cut = has_cut
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,5 +181,9 @@ class ExceptionHandlerMiddleware:
         response, send = guarded(scope, send)
         try:
             await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._has_cut():
+                raise
+            await response.fail(scope, send, ShuttingDown())
         except Exception as error:
             await response.fail(scope, send, as_service_error(error))

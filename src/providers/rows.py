@@ -16,8 +16,8 @@ class Provider:
         package: The package that its module imports.
         needs: Settings of which at least one must be set.
         missing: Description of the missing setting, for the error message.
-        no_text: Found in names of its models that generate no text. Its package refuses the same ones, but only in a
-            worker, when the service is almost up.
+        no_text: Found in the last segment of the name of an embedder or a video model. The package refuses the same
+            names, but only in a worker, when the service is almost up.
     """
 
     name: str
@@ -29,8 +29,8 @@ class Provider:
     no_text: re.Pattern[str] | None = None
 
     def has_text_model(self, name: str) -> bool:
-        """Return False if a model of this name can't answer in text. Does not ask the provider."""
-        return self.no_text is None or self.no_text.search(name) is None
+        """Return False if the provider's package refuses a model of this name. Does not ask the provider."""
+        return self.no_text is None or self.no_text.search(name.rpartition("/")[2]) is None
 
 
 _ROWS = (
@@ -40,7 +40,7 @@ _ROWS = (
         needs=("gemini_api_key",),
         missing="a Gemini API key",
         no_text=re.compile(
-            "embedding|(?:^|/)(?:veo-|deep-research-|imagegeneration@|imagetext@|virtual-try-on-)", re.IGNORECASE
+            "embedding|^(?:veo-|deep-research-|imagegeneration@|imagetext@|virtual-try-on-)", re.IGNORECASE
         ),
     ),
     Provider("ollama", "ollama", extra="ollama", package="genkit_ollama"),

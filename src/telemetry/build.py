@@ -6,8 +6,9 @@ Parts that are off are not imported and wrap nothing.
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -92,9 +93,15 @@ class Telemetry:
             if self.traces is not None:
                 from src.telemetry.traces import flush
 
-                await asyncio.to_thread(flush, self.traces, seconds_left())
+                await _in_thread(partial(flush, self.traces), seconds_left())
             for flush_reports in self.flushes:
-                await asyncio.to_thread(flush_reports, seconds_left())
+                await _in_thread(flush_reports, seconds_left())
+
+
+async def _in_thread(flush: Callable[[float], None], seconds: float) -> None:
+    """Flush in a thread. All threads may be busy, with look-ups of names that never end."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(flush, seconds), seconds)
 
 
 def build_telemetry(

@@ -165,17 +165,20 @@ class Metrics:
 
     async def _keep_sampling(self, server: MetricsServer, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                due = loop.time() + SAMPLE_SECONDS
-                await asyncio.sleep(SAMPLE_SECONDS)
+        has_failed = False
+        while True:
+            due = loop.time() + SAMPLE_SECONDS
+            await asyncio.sleep(SAMPLE_SECONDS)
+            try:
                 self._samples.take(loop_lag=max(0.0, loop.time() - due))
                 sweep_dead_workers(self._store.directory)
                 if self._port_lock is not None:  # one worker alone
                     add_up_ended_workers(self._store.directory)
                 await self._take_over(server, host, port)
-        except Exception as error:
-            log.exception("metrics endpoint failed", exc_info=error)
+            except Exception as error:
+                if not has_failed:
+                    log.exception("metrics endpoint failed", exc_info=error)
+                has_failed = True
 
     async def _take_over(self, server: MetricsServer, host: str, port: int) -> None:
         """Listen in place of a worker that has ended. If another process took the port before, log it once."""
@@ -323,9 +326,9 @@ def _add_up(files: list[Path]) -> None:
     if not has_room:
         new.unlink(missing_ok=True)
         return
-    new.replace(files[0])
-    for file in files[1:]:
+    for file in files[1:]:  # first: counts that get lost are a reset to Prometheus, but doubled ones are wrong for good
         file.unlink()
+    new.replace(files[0])
 
 
 def _pid_of(file: Path) -> int:

@@ -114,7 +114,9 @@ class InProcess:
         limit = RateLimit(MemoryBuckets(), settings.rate_limit)
         endpoints = build_endpoints(runner, lambda: True, tells_cache=settings.debug)
         rest = build_rest(settings, endpoints, _no_lifespan)
-        app: ASGIApp = apply_security_middleware(rest, settings, limit, {op.path: op.name for op in OPERATIONS})
+        app: ASGIApp = apply_security_middleware(
+            rest, settings, limit, operations={op.path: op.name for op in OPERATIONS}
+        )
         server = GrpcServer(settings, runner, limit)
         await server.start()
         self._stack.push_async_callback(server.stop, 0)

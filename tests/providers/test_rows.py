@@ -47,7 +47,14 @@ NO_TEXT = {
     "openai": ("text-embedding-3-small", "nomic-embed-text", "org/embed"),
 }
 TEXT = {
-    "googleai": (*get_args(KnownGemini), *get_args(KnownGemma), "models/gemini-2.5-pro", "favourite-veo-3"),
+    "googleai": (
+        *get_args(KnownGemini),
+        *get_args(KnownGemma),
+        "models/gemini-2.5-pro",
+        "favourite-veo-3",
+        "my-embedding/x",
+        "veo-3/x",
+    ),
     "openai": ("gpt-5", "org/model", "Embers"),
     "ollama": ("llama3.2", "nomic-embed-text"),
 }

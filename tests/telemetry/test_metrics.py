@@ -140,3 +140,22 @@ def test_dropped_log_lines_are_counted(counted: Metrics, monkeypatch: pytest.Mon
     counted._samples.take()
     counted._samples.take()
     assert values(counted._samples._log_lines_dropped) == {None: 5}
+
+
+def test_a_sample_that_fails_is_not_the_last(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def sweep(_: Path) -> None:
+        taken.append(1)
+        if len(taken) == 1:
+            raise OSError("too many open files")
+        if len(taken) == 3:
+            raise asyncio.CancelledError
+
+    async def listen(*_: object) -> None: ...
+
+    monkeypatch.setattr(metrics, "SAMPLE_SECONDS", 0)
+    monkeypatch.setattr(metrics, "sweep_dead_workers", sweep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(counted._keep_sampling(SimpleNamespace(listen=listen), "127.0.0.1", 1))  # type: ignore[arg-type]
+    assert len(taken) == 3
