@@ -39,7 +39,8 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
     runs the loop once to start and once more to serve. Its handler, called by the loop, misses a signal between these
     runs or at the beginning of the second. So SIGTERM is raised again after early signals. The process ignores those
     after the one that stops it: uvicorn would abort the drain at a second SIGINT, and granian's worker hangs at its
-    third signal. Ctrl-C alone is two, because granian's main process passes it on.
+    third signal. Ctrl-C alone is two, because granian's main process passes it on. Blocked signals stay so until the
+    server serves, because until then granian's worker takes only two.
 
     Yields:
         A function to call as the last step of the start. Signals up to a few turns of the loop later count as early.
@@ -73,16 +74,17 @@ def on_stop_signals(on_stop: Callable[[], None]) -> Iterator[Callable[[], None]]
             loop.call_soon(serve_after, turns - 1)
             return
         is_serving = True
+        unblock_stop_signals()
         if early:
             signal.raise_signal(signal.SIGTERM)  # not SIGINT: uvicorn aborts the drain at the second one
 
     for number in STOP_SIGNALS:
         signal.signal(number, notice)
     take_as_sigterm()
-    unblock_stop_signals()
     try:
         yield lambda: serve_after(TURNS_UNTIL_SERVING)
     finally:
+        unblock_stop_signals()
         early.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -158,4 +158,6 @@ def test_a_sample_that_fails_is_not_the_last(counted: Metrics, monkeypatch: pyte
     monkeypatch.setattr(metrics, "sweep_dead_workers", sweep)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(counted._keep_sampling(SimpleNamespace(listen=listen), "127.0.0.1", 1))  # type: ignore[arg-type]
+    assert counted._port_lock is not None
+    counted._port_lock.close()
     assert len(taken) == 3
