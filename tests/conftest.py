@@ -3,10 +3,13 @@
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from src import app_init, prompt
@@ -62,3 +65,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     sys.excepthook, threading.excepthook, sys.unraisablehook = item.session.stash[_HOOKS]  # type: ignore[assignment]
     yield
     sys.excepthook, threading.excepthook, sys.unraisablehook = item.session.stash[_HOOKS]  # type: ignore[assignment]
+
+
+@pytest.fixture
+def log_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType], list[Any]]:
+    """Capture what a module logs from now on, however an earlier test has configured and used its logger."""
+
+    def capture(module: ModuleType) -> list[Any]:
+        captured = structlog.testing.LogCapture()
+        monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[captured]))
+        return captured.entries
+
+    return capture

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -33,6 +35,9 @@ from src.settings_loader import load_settings
 from testing.service import ROOT
 
 KEY = "canary-key-4711"
+
+
+LogOf = Callable[[ModuleType], list[Any]]
 
 
 def settings(**values: Any) -> Settings:
@@ -138,11 +143,13 @@ def test_a_coloured_line_gives_a_terminal_no_orders_but_colours(message: str, va
 
 
 @pytest.mark.parametrize("text", ["x" * 60_000, "eyJ-" * 15_000, "\x1b" * 60_000])
-def test_what_a_client_wrote_is_cut_wherever_it_is_logged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_client_wrote_is_cut_wherever_it_is_logged(
+    text: str, capsys: pytest.CaptureFixture[str], log_of: LogOf
+) -> None:
     AccessLines(settings(log_level="info")).write(ended(text))
     entry = json.loads(capsys.readouterr().err)
-    with structlog.testing.capture_logs() as captured:
-        log_failure(ServiceError(), text)
+    captured = log_of(failures)
+    log_failure(ServiceError(), text)
     for cut in (entry["method"], entry["path"], captured[0]["operation"]):
         assert (cut[-1], len(cut.replace("\\x1b", "x")) <= 257) == ("…", True)
 
@@ -214,15 +221,15 @@ def test_a_text_of_a_client_is_searched_for_lines_that_are_written_alone(
         assert searched == ([] if log_level == "warning" else ["/a-path", "/a-path", name, "refused"])
 
 
-def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners() -> None:
+def test_a_listener_that_fails_costs_neither_the_call_nor_the_other_listeners(log_of: LogOf) -> None:
     heard: list[EndedCall] = []
+    captured = log_of(failures)
 
     def failing(_call: EndedCall) -> None:
         raise LookupError("x")
 
     call = ended("/")
-    with structlog.testing.capture_logs() as captured:
-        report_call(call, [failing, heard.append])
+    report_call(call, [failing, heard.append])
     assert heard == [call]
     assert [line["log_level"] for line in captured] == ["error"]
 

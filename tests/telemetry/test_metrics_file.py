@@ -6,12 +6,13 @@ import mmap
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
-import structlog
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
+from src.telemetry import metrics_file
 from src.telemetry.metrics_file import NEW_BYTES, AllocatedFile
 
 
@@ -48,16 +49,16 @@ def test_prometheus_client_uses_it() -> None:
     assert vars(values)["MmapedDict"] is AllocatedFile
 
 
-def test_without_room_new_values_are_missing_until_there_is_some(disk: Disk, tmp_path: Path) -> None:
+def test_without_room_new_values_are_missing_until_there_is_some(disk: Disk, tmp_path: Path, log_of: Any) -> None:
     late = "l" * mmap.PAGESIZE  # has no room in the page of the early one
     file = AllocatedFile(str(tmp_path / "counter_1.db"))
     file.write_value("early", 1.0, 0.0)
     disk.is_full = True
-    with structlog.testing.capture_logs() as logs:
-        for value in (1.0, 2.0):
-            assert file.read_value(late) == (0.0, 0.0)
-            file.write_value(late, value, 0.0)
-            file.write_value("early", value + 1, 0.0)
+    logs = log_of(metrics_file)
+    for value in (1.0, 2.0):
+        assert file.read_value(late) == (0.0, 0.0)
+        file.write_value(late, value, 0.0)
+        file.write_value("early", value + 1, 0.0)
     assert read(tmp_path / "counter_1.db") == {"early": 3.0}
     assert [(line["event"], line["reason"]) for line in logs] == [("no room for metrics", "No space left on device")]
     disk.is_full = False
