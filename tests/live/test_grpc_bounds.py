@@ -11,8 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from src.rate_limit import MemoryBuckets, RateLimit
 from src.rpc.hooks import PROBE_METHODS
+from src.rpc.interceptors import RpcInterceptor
 from src.rpc.server import GrpcServer
 from src.settings_loader import load_settings
+from src.util.client_address import TrustedProxies
+from testing.ports import free_port
 from testing.service import Service
 from testing.small_service import in_this_process, pb
 from tests.live.raw_h2 import RawRpcs, frame
@@ -28,11 +31,14 @@ NO_REQUEST: Any = pb.HealthRequest()  # an empty message; that of List has no ty
 
 def served_methods() -> list[str]:
     """The methods of the server in debug, where it has most."""
-    settings = load_settings({"debug": True, "model": "offline/demo"})
+    settings = load_settings({"debug": True, "model": "offline/demo", "grpc_port": str(free_port())})
     runner: Any = None
 
     async def methods() -> frozenset[str]:
-        return GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit)).methods
+        server = GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit))
+        await server.start()  # grpc's core may crash when a server goes that was never started and stopped
+        await server.stop(0)
+        return server.methods
 
     with in_this_process():
         return sorted(asyncio.run(methods()))
@@ -203,12 +209,9 @@ def test_no_path_stops_the_server(hasty: Service, path: bytes) -> None:
 
 def test_unknown_methods_leave_nothing_behind() -> None:
     """Neither their names nor their number make any table grow: the server's own tables are looked at."""
-    settings = load_settings({"model": "offline/demo"})
-    runner: Any = None
 
     async def handlers_after(names: int) -> int:
-        server = GrpcServer(settings, runner, RateLimit(MemoryBuckets(), settings.rate_limit))
-        interceptor = server._interceptor
+        interceptor = RpcInterceptor((), timeout=1, proxies=TrustedProxies(), operations={})
 
         async def find_nothing(_details: Any) -> None:
             return None

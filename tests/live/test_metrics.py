@@ -213,10 +213,12 @@ def test_metrics_go_on_when_gunicorn_hands_over() -> None:
 
 def test_files_of_ended_workers_do_not_pile_up_and_their_counts_stay(tmp_path: Path) -> None:
     port = free_port()
+    chats = "http_server_request_duration_seconds_count"
     with Service(COMMANDS["gunicorn, 2 workers"], METRICS_PORT=str(port), TMPDIR=str(tmp_path)) as service:
         for ended in range(1, 4):
             service.output_with("service is up", ended + 1)
             httpx.post(f"{service.rest_url}/chat", json={}, trust_env=False, verify=False)
+            eventually(port, lambda found, ended=ended: value(found, chats, http_route="/chat") == ended)
             os.kill(listener_of(port, service), signal.SIGKILL)
             eventually_listening(port)
         service.output_with("service is up", 5)
@@ -226,4 +228,4 @@ def test_files_of_ended_workers_do_not_pile_up_and_their_counts_stay(tmp_path: P
             assert time.monotonic() < deadline
             time.sleep(0.05)
         counted = scraped(port)
-        assert value(counted, "http_server_request_duration_seconds_count", http_route="/chat") == 3
+        assert value(counted, chats, http_route="/chat") == 3

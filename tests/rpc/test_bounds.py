@@ -81,10 +81,12 @@ def test_a_watch_ends_when_it_is_old_enough() -> None:
 
 
 def test_the_server_has_the_real_age_of_a_watch() -> None:
-    settings = load_settings({"model": "offline/demo"})
+    settings = load_settings({"model": "offline/demo", "grpc_port": str(free_port())})
 
     async def run() -> float:
         server = GrpcServer(settings, ANY, RateLimit(MemoryBuckets(), settings.rate_limit))
+        await server.start()
+        await server.stop(0)
         return server._health._watch_seconds
 
     assert asyncio.run(run()) == WATCH_SECONDS
@@ -99,6 +101,7 @@ def test_a_stranger_at_the_port_is_refused_whenever_it_came(seen: list[bool], mo
         server = GrpcServer(settings, ANY, RateLimit(MemoryBuckets(), settings.rate_limit))
         with pytest.raises(RuntimeError, match="another service"):
             await server.start()
+        await server.stop(0)
 
     asyncio.run(run())
     assert not seen
