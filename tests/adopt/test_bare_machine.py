@@ -26,7 +26,7 @@ from tests.live.test_run_sh import TOOLS
 from tools.remove_flow import EXAMPLE
 
 # Besides what run.sh uses: what pages and tests take from every machine.
-ALWAYS_THERE = (*TOOLS, "cp", "cut", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "tee", "uniq", "wc")
+ALWAYS_THERE = (*TOOLS, "cp", "cut", "find", "head", "ls", "mkdir", "sed", "sh", "sleep", "sort", "tee", "uniq", "wc")
 # What is installed step by step: the commands that come with it. Node's packages are a step of their own.
 STEPS = {
     "git, curl, openssl": ("git", "curl", "openssl"),
