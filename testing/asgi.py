@@ -40,7 +40,7 @@ def body_of(*pieces: bytes) -> list[Message]:
 
 @dataclass
 class Response:
-    """What an app has sent."""
+    """Reads the messages that an app has sent."""
 
     messages: list[Message]
 

@@ -271,11 +271,10 @@ def remove_from_pages(root: Path, flow: Flow) -> None:
         page.write_text("".join(left), encoding="utf-8")
 
 
-def mentions(root: Path, flow: Flow) -> list[str]:
-    """The places that still name the flow, as `file:line`."""
-    mention = re.compile(flow.mention)
+def mentions(root: Path, mention: "re.Pattern[str]", places: Sequence[str] = _PLACES) -> list[str]:
+    """Return the lines that the pattern is found in, as `file:line`."""
     found = []
-    for name in git(root, "ls-files", "-z", "--", *_PLACES).split("\0"):
+    for name in git(root, "ls-files", "-z", "--", *places).split("\0"):
         path = root / name
         if name and path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -289,7 +288,7 @@ def main(argv: Sequence[str]) -> int:
         if len(argv) != 1:
             raise Refused("say which flow: just remove-flow NAME")
         flow = remove(ROOT, argv[0])
-        places = mentions(ROOT, flow)
+        places = mentions(ROOT, re.compile(flow.mention))
     except Refused as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.remove_flow import Span, cut
-from tools.rename import ROOT, Refused, git, need_clean
+from tools.remove_flow import Span, cut, mentions
+from tools.rename import ROOT, Refused, need_clean
 
 PAGE = "docs/adopting.md"
 _PLACES = (
@@ -144,24 +144,13 @@ def _outermost(spans: set[Span]) -> set[Span]:
     return {span for span in spans if not any(a <= span[0] and span[1] <= b for a, b in spans - {span})}
 
 
-def mentions(root: Path, part: Part) -> list[str]:
-    """The places that still name the part, as `file:line`."""
-    found = []
-    for name in git(root, "ls-files", "-z", "--", *_PLACES).split("\0"):
-        path = root / name
-        if name and path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found += [f"{name}:{number}" for number, line in enumerate(lines, 1) if part.mention.search(line)]
-    return found
-
-
 def main(argv: Sequence[str]) -> int:
     """Remove the part from the checkout this stands in; the exit status is 2 where that is refused."""
     try:
         if len(argv) != 1:
             raise Refused("say which part: just remove-part NAME")
         part = remove(ROOT, argv[0])
-        places = mentions(ROOT, part)
+        places = mentions(ROOT, part.mention, _PLACES)
     except Refused as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2
